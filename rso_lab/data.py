@@ -1,0 +1,232 @@
+"""Data sets as normalised tensors: digits (inside scikit-learn), MNIST and CIFAR-10."""
+
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+NAMES = ("digits", "mnist", "cifar10")
+SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}  # of one image in the files
+# The last file that torchvision writes, so that a download cut short does not pass for a data set.
+TORCHVISION_FILES = {"mnist": "MNIST/raw/t10k-labels-idx1-ubyte", "cifar10": "cifar-10-batches-py/batches.meta"}
+
+Arrays = tuple[NDArray, NDArray, NDArray, NDArray]  # x_train, y_train, x_test, y_test
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels, split into a training and a test set.
+
+    `x_*` have shape (N, channels, height, width), `y_*` (N,) in 0 .. classes - 1.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    classes: int
+
+    @classmethod
+    def from_arrays(
+        cls, x_train: ArrayLike, y_train: ArrayLike, x_test: ArrayLike, y_test: ArrayLike, *, name: str = "arrays"
+    ) -> "Data":
+        """Your own arrays or tensors, as they are: (N, ...) floats that you normalised, (N,) integer labels from 0.
+
+        Raises ValueError where the four do not fit together, and for images that are integers or not finite.
+        """
+        images = {"x_train": torch.as_tensor(x_train), "x_test": torch.as_tensor(x_test)}
+        labels = {"y_train": torch.as_tensor(y_train), "y_test": torch.as_tensor(y_test)}
+        for key, x in images.items():
+            if not x.is_floating_point():
+                raise ValueError(
+                    f"{key} holds {x.dtype} values: normalise the images first, for example "
+                    "x = (x - x_train.mean()) / x_train.std() with both as floats"
+                )
+            if x.dim() < 2 or len(x) == 0:
+                raise ValueError(f"{key} has shape {tuple(x.shape)}: expected (N, channels, height, width), N at least 1")
+            if not torch.isfinite(x).all():
+                raise ValueError(f"{key} holds NaN or infinite values: remove or replace them")
+        for key, y in labels.items():
+            x = images[key.replace("y", "x")]
+            if y.shape != x.shape[:1]:
+                raise ValueError(f"{key} has shape {tuple(y.shape)}: expected ({len(x)},), one label for each image")
+            if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+                raise ValueError(f"{key} holds {y.dtype} values: labels are integers from 0 to classes - 1")
+            if y.min() < 0:
+                raise ValueError(f"{key} holds the label {int(y.min())}: labels are integers from 0 to classes - 1")
+        x_train, x_test, y_train, y_test = (*images.values(), *(y.long() for y in labels.values()))
+        if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+            raise ValueError(
+                f"x_train has shape {tuple(x_train.shape)} and dtype {x_train.dtype}, x_test {tuple(x_test.shape)} and "
+                f"{x_test.dtype}: all but the number of images must be the same"
+            )
+        classes = int(torch.maximum(y_train.max(), y_test.max())) + 1
+        return cls(name, x_train, y_train, x_test, y_test, classes)
+
+    def to(self, device: str | torch.device) -> "Data":
+        """The same data on another device."""
+        tensors = {key: getattr(self, key).to(device) for key in ("x_train", "y_train", "x_test", "y_test")}
+        return replace(self, **tensors)
+
+
+def load(
+    name: str = "digits",
+    *,
+    root: str | os.PathLike | None = None,
+    device: str | torch.device = "cpu",
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+) -> Data:
+    """The data set `name` ("digits", "mnist" or "cifar10"), normalised per channel by its whole training set.
+
+    Files are looked for in `root`, then in $RSO_LAB_DATA, then in data/; what is nowhere is downloaded. The limits take
+    the first rows, after normalising. Raises ValueError for a damaged file, FileNotFoundError where there is no data.
+    """
+    if name not in NAMES:
+        raise ValueError(f"data set {name!r} is not known: choose from {', '.join(NAMES)}")
+    for setting, limit in (("train_limit", train_limit), ("test_limit", test_limit)):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"{setting} is {limit!r}: expected a whole number, at least 1")
+    device = usable_device(device)
+    x_train, y_train, x_test, y_test = _digits() if name == "digits" else _stored(name, root)
+    mean, deviation = _mean_and_deviation(x_train)
+    return Data(
+        name,
+        *_tensors(x_train[:train_limit], y_train[:train_limit], mean, deviation),
+        *_tensors(x_test[:test_limit], y_test[:test_limit], mean, deviation),
+        classes=10,
+    ).to(device)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The torch device named `device`. Raises RuntimeError where it is CUDA and there is none."""
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f'device {device!r} is not known: choose "cpu" or "cuda"') from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RuntimeError(f"device {str(device)!r} was asked for, but torch {torch.__version__} finds no such GPU: use 'cpu'")
+    return device
+
+
+def places(root: str | os.PathLike | None = None) -> list[Path]:
+    """The folders where data sets are looked for, in this order."""
+    kit = Path(__file__).resolve().parent.parent
+    data = (kit if (kit / "pyproject.toml").exists() else Path.cwd()) / "data"
+    return [Path(place).expanduser() for place in (root, os.environ.get("RSO_LAB_DATA"), data) if place]
+
+
+def find(name: str, root: str | os.PathLike | None = None) -> Path | None:
+    """The npz file, or the last file of torchvision's folder, that holds "mnist" or "cifar10"; None where neither is."""
+    candidates = [place / entry for place in places(root) for entry in (f"{name}.npz", TORCHVISION_FILES[name])]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _stored(name: str, root: str | os.PathLike | None) -> Arrays:
+    path = find(name, root)
+    if path is None:
+        return _download(name, places(root)[0], places(root))
+    if path.suffix == ".npz":
+        return _read_npz(path, name)
+    return _read_folder(path.parents[TORCHVISION_FILES[name].count("/")], name)
+
+
+def _read_npz(path: Path, name: str) -> Arrays:
+    """The four arrays of a file in the Keras layout, checked."""
+    remedy = f"delete it and fetch it again: python -m rso_lab data {name}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+    except KeyError as error:
+        raise ValueError(f"{path}: {error.args[0]}; expected x_train, y_train, x_test, y_test; {remedy}") from None
+    except PermissionError as error:
+        raise PermissionError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
+    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ValueError(f"{path} is damaged or not an npz file ({error}): {remedy}") from None
+    x_train, y_train, x_test, y_test = arrays
+    try:
+        return _check_images(x_train, y_train, x_test, y_test, SHAPES[name])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {remedy}") from None
+
+
+def _check_images(x_train: NDArray, y_train: NDArray, x_test: NDArray, y_test: NDArray, shape: tuple[int, ...]) -> Arrays:
+    for key, x in (("x_train", x_train), ("x_test", x_test)):
+        if x.dtype != np.uint8:
+            raise ValueError(f"{key} holds {x.dtype} values, expected uint8")
+        if x.shape[1:] != shape or len(x) == 0:
+            raise ValueError(f"{key} has shape {x.shape}, expected (N, {', '.join(map(str, shape))})")
+    labels = []
+    for key, y, n in (("y_train", y_train, len(x_train)), ("y_test", y_test, len(x_test))):
+        if y.shape not in ((n,), (n, 1)):
+            raise ValueError(f"{key} has shape {y.shape}, expected ({n},)")
+        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() > 9:
+            raise ValueError(f"{key} holds labels that are not whole numbers from 0 to 9")
+        labels.append(y.reshape(n))
+    return x_train, labels[0], x_test, labels[1]
+
+
+def _read_folder(root: Path, name: str) -> Arrays:
+    """A data set that torchvision stored in a folder of its own below `root`."""
+    try:
+        return _torchvision(name, root, download=False)
+    except Exception as error:  # torchvision lets through whatever its parsers meet in a damaged file
+        folder = root / TORCHVISION_FILES[name].split("/")[0]
+        raise ValueError(
+            f"{folder} is damaged or incomplete ({error}): delete it and fetch it again: python -m rso_lab data {name}"
+        ) from None
+
+
+def _download(name: str, folder: Path, looked: list[Path]) -> Arrays:
+    print(f"{name} is not in {' or '.join(map(str, looked))}: downloading it into {folder}", flush=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _torchvision(name, folder, download=True)
+    except Exception as error:  # no network shows as URLError, RuntimeError or ssl errors, a full disk as OSError
+        raise FileNotFoundError(
+            f"{name} could not be downloaded into {folder} ({str(error).strip()}): put {name}.npz (the Keras file, "
+            "arrays x_train, y_train, x_test, y_test) into that folder, or name the folder that has it in RSO_LAB_DATA"
+        ) from None
+
+
+def _torchvision(name: str, folder: Path, download: bool) -> Arrays:
+    import torchvision  # slow to import, and not needed for digits or npz
+
+    dataset = {"mnist": torchvision.datasets.MNIST, "cifar10": torchvision.datasets.CIFAR10}[name]
+    train, test = (dataset(str(folder), train=train, download=download) for train in (True, False))
+    arrays = (np.asarray(part) for split in (train, test) for part in (split.data, split.targets))
+    return _check_images(*arrays, shape=SHAPES[name])
+
+
+def _digits() -> Arrays:
+    """The 1797 handwritten 8x8 digits of scikit-learn, grey values 0 to 16, split 1437/360."""
+    from sklearn.datasets import load_digits  # slow to import
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    x = x.reshape(-1, 8, 8).astype(np.uint8)
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=360, stratify=y, random_state=0)
+    return x_train, y_train, x_test, y_test
+
+
+def _mean_and_deviation(x: NDArray) -> tuple[NDArray, NDArray]:
+    """Mean and standard deviation of each channel, exactly, from how often each of the 256 grey values occurs."""
+    channels = x.reshape(-1, x.shape[3] if x.ndim == 4 else 1).T
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in channels]) / channels.shape[1]
+    values = np.arange(256)
+    mean = counts @ values
+    return mean, np.sqrt(counts @ values**2 - mean**2)
+
+
+def _tensors(x: NDArray, y: NDArray, mean: NDArray, deviation: NDArray) -> tuple[Tensor, Tensor]:
+    """Normalised images (N, C, H, W) float32 and labels (N,) int64, from (N, H, W) or (N, H, W, C) uint8."""
+    images = torch.from_numpy(x if x.ndim == 4 else x[..., None]).permute(0, 3, 1, 2)
+    shift, scale = (torch.tensor(a, dtype=torch.float32).view(1, -1, 1, 1) for a in (mean, deviation))
+    return images.float().contiguous().sub_(shift).div_(scale), torch.from_numpy(y).long()

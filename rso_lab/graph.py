@@ -1,0 +1,243 @@
+"""What torch.fx tells of a network: its layers in execution order, and how to run any part of it."""
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
+
+PIECE = 500  # rows that are run at a time where it is a whole data set: bounds the memory
+
+Values = dict[fx.Node, Any]  # what nodes of the graph put out
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module with parameters to search."""
+
+    name: str  # dotted module name
+    module: nn.Module
+    parameters: dict[str, nn.Parameter]  # those that are searched, by dotted name within the network
+    position: int  # of its node in the graph: a layer runs before those with larger ones
+    normalises: str | None = None  # for a batch norm: the layer whose output it takes directly
+
+    @property
+    def is_batch_norm(self) -> bool:
+        """Whether the parameters are the gamma and beta of a batch norm."""
+        return isinstance(self.module, _BatchNorm)
+
+    @property
+    def size(self) -> int:
+        """How many weights are searched in it, biases included."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+
+class Network(fx.Interpreter):
+    """A model that can be run from any node on, its batch norms on their own or on the mini-batch's statistics.
+
+    `layers` are in execution order. `example` is a mini-batch (B, ...) to try the model on. Puts the model into eval
+    mode. Raises TypeError or ValueError, naming the module, for a model that cannot be searched.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor):
+        _refuse_unsearchable(model, example.dtype)
+        _refuse_dropout(model)
+        model.eval()
+        super().__init__(model, graph=_trace(model))
+        self.nodes = list(self.graph.nodes)
+        self.input = self.nodes[0]
+        self.writes_in_place = any(self._writes_in_place(node) for node in self.nodes)
+        self.batch_norms = self._positions(lambda module: isinstance(module, _BatchNorm))
+        self.stale = set(self.batch_norms)  # those whose statistics are not those of the network in force
+        self.layers = self._find_layers(self._try(example))
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """The network's outputs for x (N, ...), each batch norm on its own statistics."""
+        last = self.nodes[-1]
+        return torch.cat([self.propagate({self.input: piece})[last] for piece in x.split(PIECE)])
+
+    def propagate(
+        self,
+        values: Values,
+        start: int = 1,
+        stop: int | None = None,
+        *,
+        batch_statistics_from: int | None = None,
+        keep: Iterable[fx.Node] = (),
+    ) -> Values:
+        """Run the nodes from `start` to before `stop`, given the `values` of `frontier(start)`: at first the input.
+
+        Batch norms at or after `batch_statistics_from` use the mini-batch's statistics, the others their own.
+        Returns the values of the nodes in `keep` and of the last one.
+        """
+        self.batch_statistics_from = len(self.nodes) if batch_statistics_from is None else batch_statistics_from
+        constants = [node for node in self.nodes[1:start] if node.op in ("get_attr", "placeholder")]
+        nodes = constants + self.nodes[start:stop]
+        kept = {*keep, *nodes[-1:]}
+        self.args_iter = iter(())
+        self.env = {node: value.clone() for node, value in values.items()} if self.writes_in_place else dict(values)
+        for node in nodes:
+            self.running = node
+            self.env[node] = self.run_node(node)
+            for used in self.user_to_last_uses.get(node, ()):
+                if used not in kept:
+                    self.env.pop(used, None)
+        found, self.env = {node: self.env[node] for node in kept}, {}
+        return found
+
+    def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        """What the module `target` puts out: fx calls this for each module in the graph."""
+        module = self.fetch_attr(target)
+        if isinstance(module, _BatchNorm) and self.batch_norms[target] >= self.batch_statistics_from:
+            return F.batch_norm(*args, None, None, module.weight, module.bias, training=True, eps=module.eps)
+        return module(*args, **kwargs)
+
+    def frontier(self, position: int) -> list[fx.Node]:
+        """The nodes before `position` whose values the nodes from there on use: what enters that part of the network."""
+        later = set(self.nodes[position:])
+        constant = [node for node in self.nodes[1:position] if node.op in ("get_attr", "placeholder")]
+        return [node for node in self.nodes[:position] if later.intersection(node.users) and node not in constant]
+
+    def refresh_statistics(self, x: Tensor, before: int | None = None) -> None:
+        """Give each stale batch norm (before node `before`) the mean and population variance over all of x (N, ...).
+
+        Of exactly the activations that the network now in force gives, in float64 (§4 of the design).
+        """
+        for name, position in self.batch_norms.items():
+            if name in self.stale and (before is None or position < before):
+                mean, variance = self._mean_and_variance(self.nodes[position].args[0], position, x)
+                module = self.fetch_attr(name)
+                module.running_mean.copy_(mean)
+                module.running_var.copy_(variance)
+                self.stale.discard(name)
+
+    def _mean_and_variance(self, node: fx.Node, stop: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Per channel of what `node` puts out for all of x."""
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for piece in x.split(PIECE):
+            channels = self.propagate({self.input: piece}, stop=stop, keep=[node])[node].double()
+            channels = channels.transpose(0, 1).flatten(1)
+            count += channels.shape[1]
+            total = total.to(channels) + channels.sum(1)
+            squares = squares.to(channels) + channels.square().sum(1)
+        mean = total / count
+        return mean, (squares / count - mean.square()).clamp(min=0)
+
+    def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:
+        """Where in `nodes` each of the chosen modules is called."""
+        positions: dict[str, int] = {}
+        for position, node in enumerate(self.nodes):
+            if node.op == "call_module" and chosen(self.fetch_attr(node.target)):
+                if node.target in positions:
+                    raise ValueError(f"module {node.target!r} is called twice: tied parameters cannot be searched")
+                positions[node.target] = position
+        return positions
+
+    def _try(self, example: Tensor) -> Values:
+        try:
+            with torch.no_grad():
+                return self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"the network fails in {self.running.target!r} on images of shape {tuple(example.shape)}: {error}"
+            ) from error
+
+    def _find_layers(self, values: Values) -> list[Layer]:
+        owners = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))
+        for position, node in enumerate(self.nodes):  # parameters that a module's own forward reads
+            if node.op == "get_attr" and isinstance(self.fetch_attr(node.target), nn.Parameter):
+                owners.setdefault(node.target.rpartition(".")[0], position)
+        layers: dict[str, Layer] = {}
+        for name, position in sorted(owners.items(), key=lambda owner: owner[1]):
+            module = self.module.get_submodule(name)
+            called = self.nodes[position].op == "call_module"
+            parameters = {
+                f"{name}.{key}".lstrip("."): parameter
+                for key, parameter in module.named_parameters(recurse=called)
+                if parameter.requires_grad and not (key == "bias" and self._cancels(position, values))
+            }
+            source = self.nodes[position].args[0].target if isinstance(module, _BatchNorm) else None
+            if parameters:
+                layers[name] = Layer(name, module, parameters, position, source if source in layers else None)
+        return list(layers.values())
+
+    def _cancels(self, position: int, values: Values) -> bool:
+        """Whether a bias at this node changes nothing, because only batch norms take what it puts out."""
+        node = self.nodes[position]
+        module = self.fetch_attr(node.target) if node.op == "call_module" else None
+        per_channel = isinstance(module, _ConvNd) or (isinstance(module, nn.Linear) and values[node].dim() == 2)
+        return per_channel and all(user.target in self.batch_norms for user in node.users)
+
+    def _writes_in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self.fetch_attr(node.target), "inplace", False))
+        if node.op == "call_method":
+            return node.target.endswith("_") and not node.target.endswith("__")
+        return bool(node.kwargs.get("inplace")) or node.target in _IN_PLACE
+
+
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _trace(model: nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(model)
+    except Exception as error:  # whatever the model's own code does with fx's stand-ins for tensors
+        raise TypeError(
+            f"torch.fx cannot trace {type(model).__name__} ({error}): take data-dependent Python out of its forward"
+        ) from error
+
+
+def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"{type(model).__name__} has no parameters to search (with requires_grad=True)")
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if is_lazy(parameter):
+            raise ValueError(f"{name!r} has no shape yet: run the model on a mini-batch once")
+        if not parameter.is_floating_point():
+            raise TypeError(f"{name!r} has dtype {parameter.dtype}: only floating-point parameters can be searched")
+        if parameter.dtype != dtype:
+            raise TypeError(f"{name!r} has dtype {parameter.dtype} but the images {dtype}: use model.to({dtype})")
+        other = names.setdefault(parameter.data_ptr() if parameter.numel() else id(parameter), name)
+        if other != name:
+            raise ValueError(f"{name!r} and {other!r} are tied, one tensor in two places: this cannot be searched")
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ValueError(f"batch norm {name!r} has track_running_stats=False: it has no place for its statistics")
+
+
+def _refuse_dropout(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
+        if module.training and isinstance(rate, float | int) and rate > 0:
+            raise ValueError(
+                f"module {name!r} drops activations out ({rate}): the three losses would differ by chance; "
+                "call model.eval() or set its rate to 0"
+            )
+    for node in _trace(model).nodes:
+        if node.op == "call_function" and node.target in _DROPOUTS:
+            arguments = {"p": 0.5, "training": True} | dict(zip(("input", "p", "training"), node.args, strict=False))
+            arguments |= node.kwargs
+            if arguments["training"] and arguments["p"] > 0:
+                raise ValueError(
+                    f"{node.target.__name__} ({node.name!r}) drops activations out: pass training=self.training and "
+                    "call model.eval()"
+                )
+
+
+_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}

@@ -1,0 +1,82 @@
+"""What a run leaves behind: a record for each layer sweep and each cycle, and the history of a run as JSON."""
+
+import json
+import math
+import os
+import platform
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Record:
+    """One layer sweep, or one whole cycle (`layer` None). Accuracies are shares, measured after a cycle only."""
+
+    cycle: int
+    layer: str | None
+    test_accuracy: float | None
+    train_accuracy: float | None
+    loss: float  # after a cycle: of all training images; after a sweep: mean of the chosen candidates' mini-batch losses
+    kept: dict[str, float]  # share of the proposals at which the weight was kept: "all", and by layer
+    accepted: dict[str, float]  # share at which a change was accepted
+    evaluations: int  # since the run began: three a proposal, two without the opposite direction
+    seconds: float  # since the run began
+    evaluator: str
+
+
+@dataclass
+class History:
+    """The cycles of one run, and what is needed to run it again."""
+
+    settings: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    machine: str
+    command: str
+    cycles: list[Record] = field(default_factory=list)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write JSON: the fields, and `seeds` and `seconds` as all recorded results have them."""
+        cycles = [{key: value for key, value in asdict(record).items() if key != "layer"} for record in self.cycles]
+        seconds = self.cycles[-1].seconds if self.cycles else 0.0
+        content = {**vars(self), "seeds": [self.seed], "seconds": seconds, "cycles": cycles}
+        temporary = Path(f"{path}.{os.getpid()}.part")
+        try:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "History":
+        """Read what `save` wrote. Raises ValueError, naming the file, where it is not that."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = {setting.name: content[setting.name] for setting in fields(cls)}
+            cycles = [Record(layer=None, **cycle) for cycle in values.pop("cycles")]
+            for record in cycles:
+                if not math.isfinite(record.test_accuracy or 0) or not isinstance(record.cycle, int):
+                    raise ValueError("a cycle without number or accuracy")
+            return cls(**values, cycles=cycles)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is not a saved history, or damaged ({type(error).__name__}: {error})") from None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
+    packages = ("torch", "torchvision", "numpy", "scikit-learn", "rso-lab")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def machine(device: torch.device) -> str:
+    """Processor, cores and threads, and the GPU where one is used."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = next(iter(models), platform.processor() or platform.machine())
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    return f"{platform.system()}, {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"

@@ -1,0 +1,394 @@
+"""RSO, random search optimization: Algorithm 1 of Tripathi & Singh (2020), and where its lines are.
+
+     1     X <- (X - mean) / deviation            data.load
+     2-5   w_j <- N(0, sqrt(2 / |w_i|))           models.he_init_
+     6     sigma_d <- deviation of W_d            initial_sigmas
+     8     for c = 1 to C                         search
+     9-11  for each layer from the last on,       search_cycle (the orders are in visits)
+           for each of its weights w_j
+    12     x, l ~ X, L;  dw_j ~ N(0, sigma_d)     draw_batch, propose
+    13-14  W <- argmin of F(x, l, .) over         evaluator.losses, choose, apply
+           W + dW_j, W, W - dW_j
+    15-19  d <- d - 1, end, return W              search_cycle, search
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin
+
+import psutil
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from rso_lab.data import Data
+from rso_lab.graph import PIECE, Layer, Network, Values
+from rso_lab.visits import Index, Visit, sweeps
+
+Choice = Literal["minus", "keep", "plus"]
+LossFunction = Callable[[Tensor, Tensor], Any]  # (outputs (B, classes), targets (B,)) -> one number
+
+
+def _setting(text: str, **default: Any) -> Any:
+    return field(metadata={"help": text}, **default)
+
+
+@dataclass(frozen=True)
+class RSO:
+    """The settings of the search; sections (§) are the paper's.
+
+    A proposal's sigma is sigma_d * sigma_scale * annealing, and a tenth of that at the layer and network level.
+    Raises ValueError, naming the setting, its value and what is allowed.
+    """
+
+    cycles: int = _setting("how many times every weight is visited")
+    batch_size: int = _setting("images in a mini-batch (§4.1: 5000)")
+    _: KW_ONLY
+    level: Literal["weight", "layer", "network"] = _setting("what one proposal changes (§4.2)", default="weight")
+    order: Literal["neuron", "input"] = _setting(
+        "within a layer: the weights of one output neuron first, or those of one input channel (§4.3)", default="neuron"
+    )
+    layer_order: Literal["output_first", "input_first"] = _setting("which end is searched first (§3)", default="output_first")
+    distribution: Literal["gaussian", "uniform", "template"] = _setting(
+        "of the changes: N(0, sigma), U(-2 sigma, 2 sigma), or one of -sigma, 0, sigma (§3)", default="gaussian"
+    )
+    sigma_scale: float = _setting("sigma in the first cycle, in units of sigma_d (§4.1)", default=1.0)
+    sigma_end: float = _setting("sigma in the last cycle, as a share of the first's: linear annealing (§4.1)", default=0.1)
+    batch_every: Literal["weight", "neuron", "layer"] = _setting(
+        "how long a mini-batch is held (paper: weight); above the weight level, always one proposal", default="weight"
+    )
+    opposite: bool = _setting("try w - delta too (§3)", default=True)
+    weight_decay: float = _setting("times |W|^2 / 2, added to the losses (§4.4)", default=0.0)
+    batch_norm: bool = _setting("search gamma and beta of the batch norms too (§4.1)", default=True)
+    # The paper is silent on it. Chosen on held-out training images: results/batch_norm_sigma.json.
+    batch_norm_sigma: float = _setting("sigma_d of gamma and beta, which start without any spread", default=0.1)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if get_origin(setting.type) is Literal:
+                allowed, fits = " or ".join(map(repr, get_args(setting.type))), value in get_args(setting.type)
+            elif setting.type is int:
+                allowed, fits = "a whole number, at least 1", _is_whole(value) and value >= 1
+            elif setting.type is bool:
+                allowed, fits = "True or False", isinstance(value, bool)
+            else:
+                least = 0 if setting.name == "weight_decay" else math.ulp(0)
+                allowed = "a finite number, " + ("0 or more" if least == 0 else "more than 0")
+                fits = _is_number(value) and least <= value < math.inf
+            if not fits:
+                raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class Losses(NamedTuple):
+    """The loss of the three candidates on one mini-batch; NaN for one that is not tried."""
+
+    minus: float
+    keep: float
+    plus: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Weights that may change, the changes, and the values that the candidates give them; all by parameter name."""
+
+    weights: dict[str, Tensor]  # views of the network's parameters, of the shape that the proposal covers
+    delta: dict[str, Tensor]
+    sigma: dict[str, float]
+    candidates: dict[Choice, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happened at one proposal. Above the weight level, `delta` and `sigma` are by parameter name."""
+
+    cycle: int
+    layer: str | None  # dotted module name; None at the network level
+    name: str | None  # dotted parameter name; None above the weight level
+    index: Index  # of the weight within its parameter
+    delta: float | dict[str, Tensor]
+    sigma: float | dict[str, float]
+    batch: Tensor  # (batch_size,) rows of x_train, on the CPU
+    losses: Losses
+    choice: Choice
+
+
+class Evaluator(Protocol):
+    """Computes the three losses. Every evaluator gives the same ones, up to rounding."""
+
+    name: str
+
+    def begin_sweep(self, position: int) -> None:
+        """The layer at node `position` is searched next; what comes before it rests."""
+
+    def begin_batch(self, rows: Tensor) -> None:
+        """These rows (B,) of the training set are the mini-batch from here on."""
+
+    def losses(self, proposal: Proposal, opposite: bool) -> Losses:
+        """The losses of the candidates, with every weight put back to what it was."""
+
+
+def search(
+    network: Network, data: Data, settings: RSO, evaluator: Evaluator, generator: torch.Generator
+) -> Iterator[Step]:
+    """Algorithm 1, one step a proposal. The network holds the chosen weights when a step is yielded."""
+    sigmas = initial_sigmas(network, settings)  # line 6
+    for cycle in range(1, settings.cycles + 1):  # line 8
+        yield from search_cycle(cycle, sigmas, network, data, settings, evaluator, generator)
+
+
+@torch.no_grad()
+def search_cycle(
+    cycle: int,
+    sigmas: dict[str, float],
+    network: Network,
+    data: Data,
+    settings: RSO,
+    evaluator: Evaluator,
+    generator: torch.Generator,
+) -> Iterator[Step]:
+    """Lines 9-17: each weight once. However it ends, the batch norms then hold the training set's statistics."""
+    scale = settings.sigma_scale * annealing(cycle, settings) * (1 if settings.level == "weight" else 0.1)
+    parameters = dict(network.module.named_parameters())
+    layers = searched_layers(network, settings)
+    try:
+        for layer, visits in sweeps(layers, settings.level, settings.order, settings.layer_order):  # lines 9, 10, 16
+            start = 1 if layer is None else layer.position
+            network.refresh_statistics(data.x_train, before=start)
+            evaluator.begin_sweep(start)
+            network.stale |= {name for name, position in network.batch_norms.items() if position >= start}
+            held = None
+            for visit in visits:  # line 11
+                if held is None or changes_batch(held, visit, settings):
+                    rows = draw_batch(len(data.x_train), settings.batch_size, generator)  # line 12
+                    evaluator.begin_batch(rows)
+                held = visit
+                proposal = propose(visit, parameters, sigmas, scale, settings.distribution, generator)
+                losses = evaluator.losses(proposal, settings.opposite)  # line 13
+                losses = with_weight_decay(losses, proposal, network.module, settings.weight_decay)
+                if not math.isfinite(losses.keep):
+                    raise FloatingPointError(f"the loss is {losses.keep} in cycle {cycle}, layer {visit.layer!r}")
+                choice = choose(losses)
+                apply(proposal, choice)
+                yield _step(cycle, visit, proposal, rows, losses, choice, settings.level)
+    finally:
+        network.refresh_statistics(data.x_train)
+
+
+def searched_layers(network: Network, settings: RSO) -> list[Layer]:
+    """The layers of the network that these settings search, in execution order."""
+    return [layer for layer in network.layers if settings.batch_norm or not layer.is_batch_norm]
+
+
+def initial_sigmas(network: Network, settings: RSO) -> dict[str, float]:
+    """sigma_d for each searched parameter: the population deviation of all elements of its layer's weight tensor.
+
+    Biases share it. Batch norms, and other layers without a weight matrix, take `batch_norm_sigma`.
+    """
+    sigmas = {}
+    for layer in searched_layers(network, settings):
+        matrices = [p.detach().double().cpu().flatten() for p in layer.module.parameters() if p.dim() >= 2]
+        sigma = float(torch.cat(matrices).std(correction=0)) if matrices else settings.batch_norm_sigma
+        if sigma == 0:
+            warnings.warn(f"all weights of layer {layer.name!r} are equal: sigma_d is 0, they cannot move", stacklevel=2)
+        sigmas |= dict.fromkeys(layer.parameters, sigma)
+    return sigmas
+
+
+def annealing(cycle: int, settings: RSO) -> float:
+    """The share of sigma that is left in this cycle: from 1 in the first, linearly, to `sigma_end` in the last (§4.1)."""
+    if settings.cycles == 1:
+        return 1.0
+    return 1 - (1 - settings.sigma_end) * (cycle - 1) / (settings.cycles - 1)
+
+
+def changes_batch(held: Visit, visit: Visit, settings: RSO) -> bool:
+    """Whether this visit draws a new mini-batch, or goes on with that of the visit before."""
+    if settings.batch_every == "weight" or settings.level != "weight":
+        return True
+    return settings.batch_every == "neuron" and visit.group != held.group
+
+
+def draw_batch(n: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Rows (batch_size,) of a training set of n, without replacement."""
+    return torch.randperm(n, generator=generator)[:batch_size]
+
+
+def propose(
+    visit: Visit,
+    parameters: dict[str, nn.Parameter],
+    sigmas: dict[str, float],
+    scale: float,
+    distribution: str,
+    generator: torch.Generator,
+) -> Proposal:
+    """Draw a change for each weight that the visit covers, in float64, rounded to the weight's dtype."""
+    weights = {name: parameters[name].detach()[visit.index] for name in visit.names}
+    sigma = {name: sigmas[name] * scale for name in weights}
+    delta = {
+        name: (sigma[name] * draw(distribution, weight.shape, generator)).to(weight) for name, weight in weights.items()
+    }
+    candidates: dict[Choice, dict[str, Tensor]] = {
+        "minus": {name: weight - delta[name] for name, weight in weights.items()},
+        "keep": {name: weight.clone() for name, weight in weights.items()},
+        "plus": {name: weight + delta[name] for name, weight in weights.items()},
+    }
+    return Proposal(weights, delta, sigma, candidates)
+
+
+def draw(distribution: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Changes in units of sigma, float64 (§3)."""
+    if distribution == "gaussian":
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+    if distribution == "uniform":
+        return 4 * torch.rand(shape, generator=generator, dtype=torch.float64) - 2
+    return torch.randint(-1, 2, shape, generator=generator, dtype=torch.float64)
+
+
+def candidate_losses(proposal: Proposal, loss: Callable[[], float], opposite: bool) -> Losses:
+    """`loss()` with the weights at w - d, w and w + d. They are put back, whatever happens."""
+    try:
+        keep = loss()
+        apply(proposal, "plus")
+        plus = loss()
+        minus = math.nan
+        if opposite:
+            apply(proposal, "minus")
+            minus = loss()
+    finally:
+        apply(proposal, "keep")
+    return Losses(minus, keep, plus)
+
+
+def with_weight_decay(losses: Losses, proposal: Proposal, model: nn.Module, weight_decay: float) -> Losses:
+    """The losses plus weight_decay/2 * |W|^2, W the weights of the convolutions and linear layers (§4.4)."""
+    if weight_decay == 0:
+        return losses
+    decayed = {
+        f"{name}.weight".lstrip("."): module.weight.double()
+        for name, module in model.named_modules()
+        if isinstance(module, _ConvNd | nn.Linear)
+    }
+    squares = sum(float(weight.square().sum()) for weight in decayed.values())
+
+    def changed(choice: Choice) -> float:
+        ours, kept = proposal.candidates[choice], proposal.candidates["keep"]
+        gained = [ours[name].double().square() - kept[name].double().square() for name in ours if name in decayed]
+        return sum(float(gain.sum()) for gain in gained)
+
+    return Losses(
+        *(loss + weight_decay / 2 * (squares + changed(choice)) for choice, loss in losses._asdict().items())
+    )
+
+
+def choose(losses: Losses) -> Choice:
+    """The candidate with the lowest loss; `keep` wins ties, and what is not finite never wins."""
+    best: Choice = "keep"
+    for candidate in ("plus", "minus"):
+        loss = getattr(losses, candidate)
+        if math.isfinite(loss) and loss < getattr(losses, best):
+            best = candidate
+    return best
+
+
+def apply(proposal: Proposal, choice: Choice) -> None:
+    """Give the weights the values of this candidate: they are set, never added to, so that nothing drifts."""
+    for name, weight in proposal.weights.items():
+        weight.copy_(proposal.candidates[choice][name])
+
+
+def _step(
+    cycle: int, visit: Visit, proposal: Proposal, rows: Tensor, losses: Losses, choice: Choice, level: str
+) -> Step:
+    delta, sigma = proposal.delta, proposal.sigma
+    if level != "weight":
+        return Step(cycle, visit.layer, None, (), delta, sigma, rows, losses, choice)
+    (name,) = visit.names
+    return Step(cycle, visit.layer, name, visit.index, delta[name].item(), sigma[name], rows, losses, choice)
+
+
+class PlainEvaluator:
+    """Three forward passes through the whole network for each proposal: the reference."""
+
+    name = "plain"
+    start = 1  # the node from which the network is run
+
+    def __init__(self, network: Network, data: Data, loss: LossFunction):
+        self.network, self.data, self.loss_function = network, data, loss
+
+    def begin_sweep(self, position: int) -> None:
+        """Batch norms before `position` rest: they use the training set's statistics."""
+        self.position = position
+
+    def begin_batch(self, rows: Tensor) -> None:
+        """Fetch the mini-batch."""
+        rows = rows.to(self.data.x_train.device)
+        self.targets = self.data.y_train[rows]
+        self.values = self.entering(rows)
+
+    def entering(self, rows: Tensor) -> Values:
+        """What enters at node `start`, for these rows."""
+        return {self.network.input: self.data.x_train[rows]}
+
+    def losses(self, proposal: Proposal, opposite: bool) -> Losses:
+        """Run the network with each candidate's weights."""
+        return candidate_losses(proposal, self.loss, opposite)
+
+    def loss(self) -> float:
+        """The mini-batch's loss with the weights as they are."""
+        values = self.network.propagate(self.values, self.start, batch_statistics_from=self.position)
+        return float(self.loss_function(values[self.network.nodes[-1]], self.targets))
+
+
+class CachedEvaluator(PlainEvaluator):
+    """Computes what enters the searched layer once a sweep, for the whole training set, and starts there (§4.7)."""
+
+    name = "cached"
+
+    def begin_sweep(self, position: int) -> None:
+        """Fill the activation cache, or leave it empty where it would not fit the memory."""
+        self.position = self.start = position
+        self.frontier = self.network.frontier(position)
+        self.cache: Values = {}
+        x = self.data.x_train
+        few, fewer = self.run_up_to_layer(x[:4]), self.run_up_to_layer(x[:2])
+        if all(_is_per_row(few[node], fewer[node]) for node in self.frontier) and self._fits(few):
+            self.cache = {node: few[node].new_empty((len(x), *few[node].shape[1:])) for node in self.frontier}
+            for piece, *kept in zip(*(t.split(PIECE) for t in (x, *self.cache.values())), strict=True):
+                values = self.run_up_to_layer(piece)
+                for node, rows in zip(self.frontier, kept, strict=True):
+                    rows.copy_(values[node])
+
+    def entering(self, rows: Tensor) -> Values:
+        """What enters the searched layer, for these rows."""
+        if self.cache:
+            return {node: values[rows] for node, values in self.cache.items()}
+        return self.run_up_to_layer(self.data.x_train[rows])
+
+    def run_up_to_layer(self, x: Tensor) -> Values:
+        """What the frontier puts out for x (B, ...)."""
+        return self.network.propagate({self.network.input: x}, stop=self.start, keep=self.frontier)
+
+    def _fits(self, few: dict[fx.Node, Tensor]) -> bool:
+        device = self.data.x_train.device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        row = sum(few[node][0].nbytes for node in self.frontier)
+        return row * len(self.data.x_train) < free / 2
+
+
+def _is_per_row(few: Any, fewer: Any) -> bool:
+    """Whether a node puts out one entry a row, whatever rows are beside it, for x[:4] and x[:2]: it can be cached."""
+    if not isinstance(few, Tensor) or few.shape[:1] != (4,) or fewer.shape[:1] != (2,):
+        return False
+    return torch.allclose(few[:2], fewer, rtol=1e-3, atol=1e-5, equal_nan=True)

@@ -1,0 +1,213 @@
+"""Running a search: steps to look inside, records to follow it, and `fit`."""
+
+import contextlib
+import itertools
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from rso_lab.data import Data, usable_device
+from rso_lab.graph import Network
+from rso_lab.history import History, Record, machine, versions
+from rso_lab.rso import (
+    RSO,
+    CachedEvaluator,
+    Evaluator,
+    LossFunction,
+    PlainEvaluator,
+    Step,
+    initial_sigmas,
+    search,
+    search_cycle,
+    searched_layers,
+)
+
+EVALUATORS: dict[str, Callable[..., Evaluator]] = {
+    "auto": CachedEvaluator,
+    "plain": PlainEvaluator,
+    "cached": CachedEvaluator,
+}
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    method: RSO,
+    *,
+    seed: int,
+    evaluator: str = "auto",
+    device: str | torch.device | None = None,
+    loss: LossFunction = F.cross_entropy,
+) -> History:
+    """Train `model` in place on `data`, as it comes, with the settings `method`; a progress bar shows how far it is.
+
+    `evaluator` is "plain", "cached" or "auto"; `device` is where the data are unless given; `loss(outputs, targets)`
+    gives one number for outputs (B, classes) and targets (B,), differentiable or not. Then the model is in eval mode
+    and its batch norms hold the training set's statistics, also after an interrupt or an error.
+
+    Raises ValueError or TypeError for what cannot be searched, before anything is drawn; FloatingPointError when the
+    loss is not finite.
+    """
+    options = {"seed": seed, "evaluator": evaluator, "device": device, "loss": loss}
+    for history in histories(model, data, method, **options):  # noqa: B007: the last one is the result
+        pass
+    return history
+
+
+def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Step]:
+    """Train, and yield every step when its choice is made. Options and errors as for `fit`."""
+    job = _prepare(model, data, method, seed, **options)
+    return search(job.network, job.data, job.method, job.evaluator, job.generator)
+
+
+def run(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Record]:
+    """Train, and yield a record after each layer sweep and each cycle. Options and errors as for `fit`."""
+    job = _prepare(model, data, method, seed, **options)
+    return (event for event in _events(job) if isinstance(event, Record))
+
+
+def histories(
+    model: nn.Module, data: Data, method: RSO, *, seed: int, command: str = "", **options: Any
+) -> Iterator[History]:
+    """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
+    job = _prepare(model, data, method, seed, **options)
+    return _grow(job, command)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that a search needs, checked."""
+
+    network: Network
+    data: Data
+    method: RSO
+    seed: int
+    evaluator: Evaluator
+    generator: torch.Generator
+    loss: LossFunction
+
+
+def _prepare(
+    model: nn.Module,
+    data: Data,
+    method: RSO,
+    seed: int,
+    evaluator: str = "auto",
+    device: str | torch.device | None = None,
+    loss: LossFunction = F.cross_entropy,
+) -> _Job:
+    if not isinstance(data, Data):
+        raise TypeError(f"data is a {type(data).__name__}: expected rso_lab.Data, from load or Data.from_arrays")
+    if not isinstance(method, RSO):
+        raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed!r}: expected a whole number, at least 0")
+    if evaluator not in EVALUATORS:
+        raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
+    if method.batch_size > len(data.x_train):
+        raise ValueError(f"batch_size is {method.batch_size}: expected at most {len(data.x_train)}, all training images")
+    data = data.to(usable_device(data.x_train.device if device is None else device))
+    if isinstance(model, nn.Module):
+        model.to(data.x_train.device)
+    few = slice(min(2, method.batch_size))
+    network = Network(model, data.x_train[few])
+    if not searched_layers(network, method):
+        raise ValueError(f"{type(model).__name__} has no parameters to search but its batch norms', and batch_norm is False")
+    with torch.no_grad():
+        outputs = network.outputs(data.x_train[few])
+    last = network.layers[-1].name
+    if outputs.dim() != 2 or outputs.shape[1] < data.classes:
+        raise ValueError(
+            f"the outputs, from layer {last!r}, have shape {tuple(outputs.shape)}: expected (B, {data.classes})"
+        )
+    try:
+        float(loss(outputs, data.y_train[few]))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"loss(outputs, targets) must give one number for a mini-batch ({error})") from error
+    generator = torch.Generator().manual_seed(seed)
+    return _Job(network, data, method, seed, EVALUATORS[evaluator](network, data, loss), generator, loss)
+
+
+def _events(job: _Job) -> Iterator[Step | Record]:
+    """Every step; after a layer sweep and after a cycle, its record."""
+    begun = time.perf_counter()
+    evaluations = 0
+    sigmas = initial_sigmas(job.network, job.method)
+
+    def record(layer: str | None, choices: dict[str, Counter], **measured: Any) -> Record:
+        kept = {name: counts["keep"] / counts.total() for name, counts in choices.items()}
+        return Record(
+            cycle=cycle,
+            layer=layer,
+            kept=kept,
+            accepted={name: 1 - share for name, share in kept.items()},
+            evaluations=evaluations,
+            seconds=time.perf_counter() - begun,
+            evaluator=job.evaluator.name,
+            **measured,
+        )
+
+    for cycle in range(1, job.method.cycles + 1):
+        choices: dict[str, Counter] = defaultdict(Counter)
+        cycle_steps = search_cycle(cycle, sigmas, job.network, job.data, job.method, job.evaluator, job.generator)
+        with contextlib.closing(cycle_steps):  # type: ignore[type-var]
+            for layer, sweep in itertools.groupby(cycle_steps, key=lambda step: step.layer):
+                losses = []
+                for step in sweep:
+                    for name in ("all",) if layer is None else ("all", layer):
+                        choices[name][step.choice] += 1
+                    losses.append(getattr(step.losses, step.choice))
+                    evaluations += 3 if job.method.opposite else 2
+                    yield step
+                if layer is not None and job.method.level == "weight":
+                    swept = {name: choices[layer] for name in ("all", layer)}
+                    mean = sum(losses) / len(losses)
+                    yield record(layer, swept, loss=mean, test_accuracy=None, train_accuracy=None)
+        test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
+        train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
+        yield record(None, choices, loss=loss, test_accuracy=test_accuracy, train_accuracy=train_accuracy)
+
+
+@torch.no_grad()
+def _measure(job: _Job, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Accuracy and loss on all of x (N, ...)."""
+    outputs = job.network.outputs(x)
+    return int((outputs.argmax(dim=1) == y).sum()) / len(y), float(job.loss(outputs, y))
+
+
+def _grow(job: _Job, command: str) -> Iterator[History]:
+    settings = {
+        "method": type(job.method).__name__,
+        **asdict(job.method),
+        "data": job.data.name,
+        "train_images": len(job.data.x_train),
+        "test_images": len(job.data.x_test),
+        "parameters": sum(layer.size for layer in searched_layers(job.network, job.method)),
+        "evaluator": job.evaluator.name,
+        "loss": getattr(job.loss, "__name__", type(job.loss).__name__),
+    }
+    history = History(settings, job.seed, versions(), machine(job.data.x_train.device), command)
+    at_each = 3 if job.method.opposite else 2
+    total = at_each * settings["parameters"] * job.method.cycles
+    latest = {"loss": "-", "accuracy": "-"}
+    # disable=None: no bar where the output is no terminal.
+    with tqdm(total=total, unit="evaluations", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
+        for event in _events(job):
+            if isinstance(event, Step):
+                bar.set_description(f"cycle {event.cycle}/{job.method.cycles} {event.layer or ''}", refresh=False)
+                bar.update(at_each)
+                continue
+            latest["loss"] = f"{event.loss:.3f}"
+            if event.layer is None:
+                latest["accuracy"] = f"{event.test_accuracy:.1%}"
+                history.cycles.append(event)
+            bar.set_postfix(latest, refresh=False)
+            if event.layer is None:
+                yield history
