@@ -1,9 +1,33 @@
 """Train neural networks without gradients, one weight at a time: RSO (Tripathi & Singh 2020), made to be read."""
 
-from rso_lab import models
-from rso_lab.data import Data, load
-from rso_lab.history import History, Record
-from rso_lab.rso import RSO, Step
-from rso_lab.train import fit, histories, run, steps
+from importlib import import_module
+from typing import Any
 
-__all__ = ["RSO", "Data", "History", "Record", "Step", "fit", "histories", "load", "models", "run", "steps"]
+_HOMES = {
+    "RSO": "rso",
+    "Step": "rso",
+    "Data": "data",
+    "load": "data",
+    "History": "history",
+    "Record": "history",
+    "fit": "train",
+    "histories": "train",
+    "run": "train",
+    "steps": "train",
+}
+_MODULES = ("doctor", "lessons", "models", "plots", "widgets")
+
+__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604: they are names, below
+
+
+def __getattr__(name: str) -> Any:
+    """Import each name when it is first used, so that `doctor` runs, and says so, where torch is missing."""
+    if name in _MODULES:
+        return import_module(f"rso_lab.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"rso_lab.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'rso_lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

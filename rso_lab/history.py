@@ -1,9 +1,11 @@
 """What a run leaves behind: a record for each layer sweep and each cycle, and the history of a run as JSON."""
 
+import contextlib
 import json
 import math
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -44,12 +46,8 @@ class History:
         cycles = [{key: value for key, value in asdict(record).items() if key != "layer"} for record in self.cycles]
         seconds = self.cycles[-1].seconds if self.cycles else 0.0
         content = {**vars(self), "seeds": [self.seed], "seconds": seconds, "cycles": cycles}
-        temporary = Path(f"{path}.{os.getpid()}.part")
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "History":
@@ -64,6 +62,17 @@ class History:
             return cls(**values, cycles=cycles)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not a saved history, or damaged ({type(error).__name__}: {error})") from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A file to write that takes the place of `path` when it is complete, and is gone when it is not."""
+    temporary = Path(f"{path}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,237 @@
+"""The command line: python -m rso_lab. Imports late, so that `doctor` runs where torch is missing."""
+
+import argparse
+import shlex
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from rso_lab import doctor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rso_lab.data import Data
+    from rso_lab.history import History
+
+OVERVIEW = """\
+RSO trains a network without gradients. For one weight after another it draws a change, takes the loss of a mini-batch
+with the change added, left out and subtracted, and keeps the best of the three.
+
+  python -m rso_lab doctor                             is everything in place?
+  python -m rso_lab demo                               a network learns to read digits while you watch
+  python -m rso_lab train --cycles 5 --out run.json    train one yourself: train --help lists what you can choose
+  python -m rso_lab plot run.json                      draw the accuracy of that run
+  python -m rso_lab data mnist                         fetch a data set"""
+
+TRAIN = """\
+Train a network without gradients, one weight at a time. A cycle visits every weight once; each visit costs three
+evaluations of the loss, so the time grows with weights x batch size x cycles. Examples, quickest first:
+
+  python -m rso_lab train                                                        one_conv on digits, seconds
+  python -m rso_lab train --model paper_cnn --cycles 1                           the paper's network on digits, minutes
+  python -m rso_lab train --dataset mnist --batch-size 1024 --out mnist.json     one_conv on MNIST, minutes
+  python -m rso_lab train --batch-size 32                                        what a small mini-batch does"""
+
+
+class Failure(Exception):
+    """What went wrong, in one sentence with its remedy."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["doctor"]:
+        return doctor.report()
+    try:
+        options = _parser().parse_args(arguments)
+        options.run(options, shlex.join(["python", "-m", "rso_lab", *arguments]))
+    except SystemExit as end:  # argparse's way to say wrong use, or that it printed the help
+        return end.code if isinstance(end.code, int) else 2
+    except Failure as failure:
+        print(f"rso_lab: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rso_lab: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from rso_lab.data import NAMES
+
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m rso_lab", description=OVERVIEW, formatter_class=raw)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands.add_parser("doctor", help="is everything in place?")
+    command = commands.add_parser("demo", help="a network learns to read digits while you watch")
+    command.set_defaults(run=_demo)
+    command = commands.add_parser("train", help="train a network without gradients", description=TRAIN, formatter_class=raw)
+    command.set_defaults(run=_train, error=command.error)
+    _add_training_options(command)
+    command = commands.add_parser("plot", help="draw the accuracy of saved runs")
+    command.set_defaults(run=_plot)
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN.json", help="what train --out wrote")
+    command.add_argument("--out", type=Path, help="the picture to write (default: like the first run, with .png)")
+    command = commands.add_parser("data", help="fetch a data set, or say where to put it")
+    command.set_defaults(run=_data)
+    command.add_argument("name", choices=NAMES)
+    return parser
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    from rso_lab.data import NAMES
+    from rso_lab.models import MODELS
+    from rso_lab.rso import RSO
+    from rso_lab.train import EVALUATORS
+
+    group = parser.add_argument_group("what to train")
+    group.add_argument("--dataset", choices=NAMES, default="digits", help="(default: digits)")
+    group.add_argument("--model", choices=MODELS, default="one_conv", help="(default: one_conv)")
+    group.add_argument("--seed", type=int, default=0, help="of the initialisation and of all draws (default: 0)")
+    results = parser.add_argument_group("what to keep", "written after every cycle")
+    results.add_argument("--out", type=Path, metavar="RUN.json", help="the history: settings, versions and every cycle")
+    results.add_argument("--weights", type=Path, metavar="FILE", help="the network's state dict, for torch.load")
+    search = parser.add_argument_group("how to search", "sections (§) are the paper's")
+    computing = parser.add_argument_group("how to compute it")
+    computing.add_argument("--evaluator", choices=EVALUATORS, default="auto", help="the results are the same (default: auto)")
+    computing.add_argument("--device", help='"cpu" or "cuda" (default: cpu)')
+    for setting in fields(RSO):
+        default: Any = {"cycles": 10, "batch_size": 1000}.get(setting.name, setting.default)
+        assert default is not MISSING
+        kind: dict[str, Any] = {"type": setting.type}
+        if get_origin(setting.type) is Literal:
+            kind = {"choices": get_args(setting.type)}
+        elif setting.type is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        where = group if setting.name in ("cycles", "batch_size") else search
+        text = f"{setting.metadata['help']} (default: {default})".replace("%", "%%")
+        where.add_argument(f"--{setting.name.replace('_', '-')}", default=default, help=text, **kind)
+
+
+def _train(options: Namespace, command: str) -> None:
+    import torch
+
+    from rso_lab import models
+    from rso_lab.history import replacing
+    from rso_lab.rso import RSO
+    from rso_lab.train import histories
+
+    try:
+        method = RSO(**{setting.name: getattr(options, setting.name) for setting in fields(RSO)})
+    except ValueError as error:
+        options.error(str(error))
+    for path in (options.out, options.weights):
+        if path is not None:
+            _refuse_unwritable(path)
+    data = _load(options.dataset, options.device or "cpu")
+    model = models.build(options.model, data, options.seed) if options.seed >= 0 else None
+    try:
+        run = histories(model, data, method, seed=options.seed, command=command, evaluator=options.evaluator)
+    except ValueError as error:
+        options.error(str(error))
+    try:
+        for history in _printing(run):
+            if options.out is not None:
+                history.save(options.out)
+            if options.weights is not None:
+                with replacing(options.weights) as file:
+                    torch.save(model.state_dict(), file)
+    except (FloatingPointError, OSError) as error:
+        raise Failure(str(error)) from error
+    if options.out is not None:
+        print(f"Saved. Look at it with: python -m rso_lab plot {shlex.quote(str(options.out))}")
+
+
+def _printing(run: Iterator["History"]) -> Iterator["History"]:
+    """Print a line for each cycle as it comes by."""
+    from tqdm import tqdm
+
+    for history in run:
+        latest = history.cycles[-1]
+        tqdm.write(
+            f"cycle {latest.cycle}: test accuracy {latest.test_accuracy:.2%}, training accuracy "
+            f"{latest.train_accuracy:.2%}, loss {latest.loss:.4f}, {latest.evaluations} evaluations, {latest.seconds:.1f} s"
+        )
+        yield history
+
+
+def _load(name: str, device: str) -> "Data":
+    from rso_lab.data import load
+
+    try:
+        return load(name, device=device)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise Failure(str(error)) from error
+
+
+def _refuse_unwritable(path: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+    except OSError as error:
+        raise Failure(f"{path} cannot be written ({error.strerror}): name a file in a folder that can") from error
+
+
+def _demo(options: Namespace, command: str) -> None:
+    from rso_lab import plots
+    from rso_lab.data import load
+    from rso_lab.models import build
+    from rso_lab.rso import RSO
+    from rso_lab.train import histories
+
+    picture = Path("demo.png")
+    _refuse_unwritable(picture)
+    data = load("digits")
+    model = build("one_conv", data)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    print(f"A convolutional network of {weights} random weights learns to read {len(data.x_train)} handwritten digits.")
+    print("No gradient: for each weight, three losses are compared and the best is kept.\n")
+    for history in _printing(histories(model, data, RSO(cycles=10, batch_size=1000), seed=0, command=command)):
+        pass
+    print(f"\nIt has never seen these, and gets {history.cycles[-1].test_accuracy:.1%} of such digits right:\n")
+    print(_drawn(data, model))
+    plots.accuracy(history).figure.savefig(picture, dpi=150)
+    print(f"\nThe accuracy after each cycle: {picture.resolve()}\nNext, play with it: make lab")
+
+
+def _drawn(data: "Data", model: "nn.Module", count: int = 5) -> str:
+    """The first test digits in letters, side by side, and what the model takes them for."""
+    shades = " .:*#@"
+    answers = model(data.x_test[:count]).argmax(dim=1).tolist()
+    x = data.x_test[:count, 0]
+    levels = ((x - x.min()) / (x.max() - x.min()) * (len(shades) - 1)).round().int().tolist()
+    rows = ["  ".join("".join(2 * shades[level] for level in digit[row]) for digit in levels) for row in range(8)]
+    return "\n".join([*rows, "", "  ".join(f"this is a {answer}".center(16) for answer in answers)])
+
+
+def _plot(options: Namespace, command: str) -> None:
+    from rso_lab import plots
+    from rso_lab.history import History
+
+    out = options.out or options.runs[0].with_suffix(".png")
+    try:
+        histories = [History.load(path) for path in options.runs]
+        plots.accuracy(histories).figure.savefig(out, dpi=150)
+    except (ValueError, OSError) as error:
+        raise Failure(str(error)) from error
+    print(f"Wrote {out}")
+
+
+def _data(options: Namespace, command: str) -> None:
+    data = _load(options.name, "cpu")
+    from rso_lab.data import find
+
+    where = "inside scikit-learn" if options.name == "digits" else f"in {find(options.name)}"
+    print(f"{options.name} is here, {where}: {len(data.x_train)} training and {len(data.x_test)} test images of shape "
+          f"{tuple(data.x_train.shape[1:])}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

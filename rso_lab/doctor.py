@@ -1,0 +1,148 @@
+"""Is everything in place? Imports nothing but the standard library at first, to run where packages are missing."""
+
+import importlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+INSTALL = f'"{sys.executable}" -m pip install'
+
+
+class Finding(NamedTuple):
+    """One thing looked at; a fault comes with the command that mends it."""
+
+    kind: Literal["ok", "note", "fault"]
+    text: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at Python, the packages, the widgets' extension, the device, the data sets and the data folder."""
+    findings = [*_python(), *_packages()]
+    if any(finding.kind == "fault" for finding in findings):
+        return findings  # the rest needs the packages
+    return [*findings, *_extension(), *_device(), *_data_sets(), *_data_folder()]
+
+
+def report() -> int:
+    """Print every finding. Returns 1 if there is a fault, else 0: the exit code."""
+    findings = examine()
+    for finding in findings:
+        _print(finding)
+    faults = sum(finding.kind == "fault" for finding in findings)
+    print(f"\n{faults} to mend" if faults else "\nAll is in place. Next: make lab, or python -m rso_lab train --help")
+    return int(faults > 0)
+
+
+def check() -> None:
+    """The short form, for the first cell of a lesson: one line if all is well, else what is wrong and the fix."""
+    findings = examine()
+    faults = [finding for finding in findings if finding.kind == "fault"]
+    for fault in faults:
+        _print(fault)
+    if not faults:
+        torch = importlib.import_module("torch")
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        print(f"Ready: Python {platform.python_version()}, torch {torch.__version__}, {device}.")
+
+
+def _print(finding: Finding) -> None:
+    print(f"{finding.kind:5}  {finding.text}")
+    if finding.fix:
+        print(f"       to mend it: {finding.fix}")
+
+
+def _python() -> Iterator[Finding]:
+    text = f"Python {platform.python_version()} ({sys.executable})"
+    if sys.version_info < (3, 10):
+        yield Finding("fault", f"{text}: 3.10 or newer is needed", "install a newer Python, delete .venv, make lab")
+    else:
+        yield Finding("ok", text)
+
+
+def _packages() -> Iterator[Finding]:
+    """Each package that pyproject.toml asks for: there, of a version in the range, and importable."""
+    try:
+        from packaging.requirements import Requirement
+
+        requirements = [Requirement(line) for line in metadata.requires("rso-lab") or ()]
+    except (ImportError, metadata.PackageNotFoundError) as error:
+        yield Finding("fault", f"rso_lab is not installed in this environment ({error})", f"{INSTALL} -e . packaging")
+        return
+    for requirement in requirements:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _package(requirement.name, str(requirement.specifier))
+
+
+def _package(name: str, wanted: str) -> Finding:
+    from packaging.specifiers import SpecifierSet
+
+    fix = f'{INSTALL} --upgrade "{name}{wanted}"'
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding("fault", f"{name} is not installed in this environment", fix)
+    if not SpecifierSet(wanted).contains(found, prereleases=True):
+        return Finding("fault", f"{name} {found} is installed, but {wanted} is needed", fix)
+    try:
+        importlib.import_module({"scikit-learn": "sklearn"}.get(name, name))
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError, a missing library OSError
+        together = f"{INSTALL} --force-reinstall torch torchvision" if name.startswith("torch") else f"{fix} --force-reinstall"
+        return Finding("fault", f"{name} {found} cannot be imported ({type(error).__name__}: {error})", together)
+    return Finding("ok", f"{name} {found}")
+
+
+def _extension() -> Iterator[Finding]:
+    """The part of ipywidgets that runs in JupyterLab: without it, widgets show as text."""
+    from jupyter_core.paths import jupyter_path
+
+    folders = [Path(path) / "@jupyter-widgets" / "jupyterlab-manager" for path in jupyter_path("labextensions")]
+    if any((folder / "package.json").exists() for folder in folders):
+        yield Finding("ok", "the widgets' JupyterLab extension")
+    else:
+        fix = f"{INSTALL} --force-reinstall jupyterlab_widgets, then start JupyterLab again from this environment"
+        yield Finding("fault", "ipywidgets has no JupyterLab extension in this environment", fix)
+
+
+def _device() -> Iterator[Finding]:
+    import torch
+
+    threads = f"CPU with {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        yield Finding("ok", f"CUDA: {torch.cuda.get_device_name()}; {threads}")
+    else:
+        yield Finding("note", f"no CUDA device: the lessons run on the {threads}")
+
+
+def _data_sets() -> Iterator[Finding]:
+    from rso_lab.data import find
+
+    yield Finding("ok", "digits: inside scikit-learn, needs no file")
+    for name in ("mnist", "cifar10"):
+        path = find(name)
+        if path is None:
+            yield Finding("note", f"{name}: not here yet; fetch it with: python -m rso_lab data {name}")
+        else:
+            yield Finding("ok", f"{name}: {path}")
+
+
+def _data_folder() -> Iterator[Finding]:
+    from rso_lab.data import places
+
+    folder = places()[-1]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fix = "make it writable, or name another folder in the environment variable RSO_LAB_DATA"
+        if os.name == "posix":
+            fix = f'chmod u+w "{folder}", or name another folder in the environment variable RSO_LAB_DATA'
+        yield Finding("fault", f"{folder} cannot be written to ({error.strerror}): data sets cannot be fetched", fix)
+    else:
+        yield Finding("ok", f"{folder} can be written to")

@@ -1,0 +1,54 @@
+"""Figures. Each function draws on matplotlib Axes and returns them: line styles and markers as well as colours."""
+
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from rso_lab.history import History
+
+# Okabe & Ito's colours, which stay apart for every kind of colour vision.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
+_STYLES = [(BLUE, "o-"), (ORANGE, "s--"), (GREEN, "^:"), (GREY, "d-.")]
+
+
+def accuracy(histories: History | Sequence[History], ax: Axes | None = None) -> Axes:
+    """Accuracy on the test images after each cycle, one line a run."""
+    if isinstance(histories, History):
+        histories = [histories]
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
+    for history, (colour, style) in zip(histories, _STYLES * len(histories), strict=False):
+        cycles = [record.cycle for record in history.cycles]
+        shares = [record.test_accuracy for record in history.cycles]
+        ax.plot(cycles, shares, style, color=colour, markersize=4, label=f"{history.settings['data']}, seed {history.seed}")
+    ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
+    ax.set(xlabel="cycle (every weight visited once more)", ylabel="test images right", ylim=(0, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right")
+    return ax
+
+
+def loss_along_weight(
+    weights: NDArray, losses: NDArray, points: dict[str, tuple[float, float]], ax: Axes | None = None
+) -> Axes:
+    """The loss along one weight, with a dot (weight, loss) for each candidate: "minus", "keep" and "plus"."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
+    ax.plot(weights, losses, color=GREY, label="loss, all other weights fixed")
+    looks = {"minus": (ORANGE, "v", "w - δ"), "keep": (BLUE, "o", "w"), "plus": (GREEN, "^", "w + δ")}
+    for candidate, (weight, loss) in points.items():
+        colour, marker, label = looks[candidate]
+        ax.plot(weight, loss, marker, color=colour, markersize=9, label=f"{label}: {loss:.4f}", zorder=3)
+    best = min(points.values(), key=lambda point: point[1])
+    ax.plot(*best, "o", markersize=18, markerfacecolor="none", markeredgecolor="black", label="lowest of the three")
+    ax.set(xlabel="value of the weight", ylabel="loss (mean cross-entropy)")
+    ax.grid(alpha=0.3)
+    ax.legend(loc="upper center", fontsize="small", ncols=2)
+    return ax

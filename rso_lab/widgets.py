@@ -1,0 +1,137 @@
+"""Things to play with in a notebook. Each shows a plain picture where widgets cannot run."""
+
+import asyncio
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ipywidgets as ipw
+import numpy as np
+import torch
+import torch.nn.functional as F
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+from torch import nn
+
+from rso_lab import plots
+from rso_lab.data import Data
+from rso_lab.graph import Network
+from rso_lab.history import History
+from rso_lab.rso import RSO, Losses, PlainEvaluator, choose, draw_batch, initial_sigmas
+
+
+class Microscope(ipw.VBox):
+    """The loss along one weight of a network, with the three candidates of a proposal whose change a slider sets.
+
+    A button keeps the best of the three: it changes the model. The losses are those of one mini-batch of at most 1000
+    training images. `parameter` is a dotted parameter name, `index` the weight's place in it.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, parameter: str = "fc.weight", index: tuple[int, ...] = (0, 0)):
+        network = Network(model, data.x_train[:2])
+        layers = [layer for layer in network.layers if parameter in layer.parameters]
+        if not layers:
+            names = ", ".join(name for layer in network.layers for name in layer.parameters)
+            raise ValueError(f"parameter {parameter!r} is not known: choose from {names}")
+        batch_size = min(1000, len(data.x_train))
+        self.evaluator = PlainEvaluator(network, data, F.cross_entropy)
+        self.evaluator.begin_sweep(layers[0].position)
+        network.refresh_statistics(data.x_train)
+        self.evaluator.begin_batch(draw_batch(len(data.x_train), batch_size, torch.Generator().manual_seed(0)))
+        self.weight = layers[0].parameters[parameter].detach()[index]
+        self.label = f"{parameter}{list(index)}"
+        self.sigma = initial_sigmas(network, RSO(1, batch_size))[parameter]
+        self.figure = Figure(figsize=(7, 3.4), layout="constrained")
+        self.axes = self.figure.subplots()
+
+        step = self.sigma / 10
+        self.delta = ipw.FloatSlider(
+            value=10 * step, min=0, max=30 * step, step=step, description="change δ", readout_format=".2f"
+        )
+        self.keep_best = ipw.Button(description="Keep the best", tooltip="Set the weight to the best of the three")
+        self.image = ipw.HTML()
+        self.post = _poster()
+        self.delta.observe(lambda change: self.post(self.draw), names="value")
+        self.keep_best.on_click(lambda button: self.post(self.accept))
+        self.look()
+        super().__init__([ipw.HBox([self.delta, self.keep_best]), self.image])
+
+    @torch.no_grad()
+    def loss_at(self, value: float) -> float:
+        """The loss with the weight at `value`; the weight is put back."""
+        before = self.weight.clone()
+        try:
+            self.weight.fill_(value)
+            return self.evaluator.loss()
+        finally:
+            self.weight.copy_(before)
+
+    def candidates(self) -> dict[str, tuple[float, float]]:
+        """Weight and loss of each of the three candidates."""
+        weight, delta = self.weight.item(), self.delta.value
+        values = {"minus": weight - delta, "keep": weight, "plus": weight + delta}
+        return {name: (value, self.loss_at(value)) for name, value in values.items()}
+
+    def look(self) -> None:
+        """Measure the loss along the weight, around where it is, and draw it."""
+        self.curve_weights = self.weight.item() + np.linspace(-4, 4, 61) * self.sigma
+        self.curve_losses = np.array([self.loss_at(weight) for weight in self.curve_weights])
+        self.draw()
+
+    def accept(self) -> None:
+        """Set the weight to the candidate with the lowest loss."""
+        points = self.candidates()
+        choice = choose(Losses(**{name: loss for name, (_, loss) in points.items()}))
+        self.weight.fill_(points[choice][0])
+        self.look()
+
+    def draw(self) -> None:
+        """Show curve and candidates as they are now."""
+        points = self.candidates()
+        self.axes.clear()
+        plots.loss_along_weight(self.curve_weights, self.curve_losses, points, self.axes)
+        self.axes.set_title(f"One weight under the microscope: {self.label}", fontsize="medium")
+        losses = ", ".join(f"{name} {loss:.4f} at {weight:.3f}" for name, (weight, loss) in points.items())
+        self.image.value = image(self.figure, f"Loss along weight {self.label}. Candidates: {losses}.")
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+def watch(histories: Iterable[History]) -> History:
+    """Draw the accuracy after each cycle while the network trains; returns the whole history.
+
+    histories: from `rso_lab.histories(...)`.
+    """
+    handle = display(display_id=True)
+    for history in histories:
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        plots.accuracy(history, figure.subplots())
+        latest = history.cycles[-1]
+        shown = image(figure, f"Accuracy after cycle {latest.cycle}: {latest.test_accuracy:.1%} of the test images.")
+        if handle is not None:  # None outside a notebook
+            handle.update(HTML(shown))
+    return history
+
+
+def image(figure: Figure, alt: str) -> str:
+    """The figure as an HTML image, with words for those who do not see it."""
+    data = base64.b64encode(_png(figure)).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="max-width: 100%">'
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
+
+
+def _poster() -> Callable[[Callable[[], None]], Any]:
+    """What runs a widget's reaction: in the event loop of the notebook, for clicks may arrive in another thread."""
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:  # no notebook
+        return lambda reaction: reaction()
