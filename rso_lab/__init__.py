@@ -17,7 +17,7 @@ _HOMES = {
 }
 _MODULES = ("doctor", "lessons", "models", "plots", "widgets")
 
-__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604: they are names, below
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

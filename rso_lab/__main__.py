@@ -1,6 +1,7 @@
 """The command line: python -m rso_lab. Imports late, so that `doctor` runs where torch is missing."""
 
 import argparse
+import collections
 import shlex
 import sys
 import tempfile
@@ -70,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="is everything in place?")
     command = commands.add_parser("demo", help="a network learns to read digits while you watch")
     command.set_defaults(run=_demo)
-    command = commands.add_parser("train", help="train a network without gradients", description=TRAIN, formatter_class=raw)
+    text = "train a network without gradients"
+    command = commands.add_parser("train", help=text, description=TRAIN, formatter_class=raw)
     command.set_defaults(run=_train, error=command.error)
     _add_training_options(command)
     command = commands.add_parser("plot", help="draw the accuracy of saved runs")
@@ -98,8 +100,9 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--weights", type=Path, metavar="FILE", help="the network's state dict, for torch.load")
     search = parser.add_argument_group("how to search", "sections (§) are the paper's")
     computing = parser.add_argument_group("how to compute it")
-    computing.add_argument("--evaluator", choices=EVALUATORS, default="auto", help="the results are the same (default: auto)")
-    computing.add_argument("--device", help='"cpu" or "cuda" (default: cpu)')
+    text = "all give the same results (default: auto)"
+    computing.add_argument("--evaluator", choices=EVALUATORS, default="auto", help=text)
+    computing.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     for setting in fields(RSO):
         default: Any = {"cycles": 10, "batch_size": 1000}.get(setting.name, setting.default)
         assert default is not MISSING
@@ -125,11 +128,13 @@ def _train(options: Namespace, command: str) -> None:
         method = RSO(**{setting.name: getattr(options, setting.name) for setting in fields(RSO)})
     except ValueError as error:
         options.error(str(error))
+    if not 0 <= options.seed < 2**63:
+        options.error(f"seed is {options.seed}: expected a whole number from 0 to {2**63 - 1}")
     for path in (options.out, options.weights):
         if path is not None:
             _refuse_unwritable(path)
-    data = _load(options.dataset, options.device or "cpu")
-    model = models.build(options.model, data, options.seed) if options.seed >= 0 else None
+    data = _load(options.dataset, options.device)
+    model = models.build(options.model, data, options.seed)
     try:
         run = histories(model, data, method, seed=options.seed, command=command, evaluator=options.evaluator)
     except ValueError as error:
@@ -155,7 +160,8 @@ def _printing(run: Iterator["History"]) -> Iterator["History"]:
         latest = history.cycles[-1]
         tqdm.write(
             f"cycle {latest.cycle}: test accuracy {latest.test_accuracy:.2%}, training accuracy "
-            f"{latest.train_accuracy:.2%}, loss {latest.loss:.4f}, {latest.evaluations} evaluations, {latest.seconds:.1f} s"
+            f"{latest.train_accuracy:.2%}, loss {latest.loss:.4f}, {latest.evaluations} evaluations, "
+            f"{latest.seconds:.1f} s"
         )
         yield history
 
@@ -193,11 +199,11 @@ def _demo(options: Namespace, command: str) -> None:
     weights = sum(parameter.numel() for parameter in model.parameters())
     print(f"A convolutional network of {weights} random weights learns to read {len(data.x_train)} handwritten digits.")
     print("No gradient: for each weight, three losses are compared and the best is kept.\n")
-    for history in _printing(histories(model, data, RSO(cycles=10, batch_size=1000), seed=0, command=command)):
-        pass
+    method = RSO(cycles=10, batch_size=1000)
+    history = collections.deque(_printing(histories(model, data, method, seed=0, command=command)), maxlen=1).pop()
     print(f"\nIt has never seen these, and gets {history.cycles[-1].test_accuracy:.1%} of such digits right:\n")
     print(_drawn(data, model))
-    plots.accuracy(history).figure.savefig(picture, dpi=150)
+    plots.save(plots.accuracy(history), picture)
     print(f"\nThe accuracy after each cycle: {picture.resolve()}\nNext, play with it: make lab")
 
 
@@ -218,7 +224,7 @@ def _plot(options: Namespace, command: str) -> None:
     out = options.out or options.runs[0].with_suffix(".png")
     try:
         histories = [History.load(path) for path in options.runs]
-        plots.accuracy(histories).figure.savefig(out, dpi=150)
+        plots.save(plots.accuracy(histories), out)
     except (ValueError, OSError) as error:
         raise Failure(str(error)) from error
     print(f"Wrote {out}")
@@ -229,8 +235,10 @@ def _data(options: Namespace, command: str) -> None:
     from rso_lab.data import find
 
     where = "inside scikit-learn" if options.name == "digits" else f"in {find(options.name)}"
-    print(f"{options.name} is here, {where}: {len(data.x_train)} training and {len(data.x_test)} test images of shape "
-          f"{tuple(data.x_train.shape[1:])}")
+    print(
+        f"{options.name} is here, {where}: {len(data.x_train)} training and {len(data.x_test)} test images of shape "
+        f"{tuple(data.x_train.shape[1:])}"
+    )
 
 
 if __name__ == "__main__":

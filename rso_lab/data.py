@@ -1,8 +1,6 @@
 """Data sets as normalised tensors: digits (inside scikit-learn), MNIST and CIFAR-10."""
 
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +11,8 @@ from torch import Tensor
 
 NAMES = ("digits", "mnist", "cifar10")
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}  # of one image in the files
-# The last file that torchvision writes, so that a download cut short does not pass for a data set.
-TORCHVISION_FILES = {"mnist": "MNIST/raw/t10k-labels-idx1-ubyte", "cifar10": "cifar-10-batches-py/batches.meta"}
+# The last file that torchvision unpacks, so that a download cut short does not pass for a data set.
+TORCHVISION_FILES = {"mnist": "MNIST/raw/t10k-labels-idx1-ubyte", "cifar10": "cifar-10-batches-py/data_batch_1"}
 
 Arrays = tuple[NDArray, NDArray, NDArray, NDArray]  # x_train, y_train, x_test, y_test
 
@@ -50,7 +48,7 @@ class Data:
                     "x = (x - x_train.mean()) / x_train.std() with both as floats"
                 )
             if x.dim() < 2 or len(x) == 0:
-                raise ValueError(f"{key} has shape {tuple(x.shape)}: expected (N, channels, height, width), N at least 1")
+                raise ValueError(f"{key} has shape {tuple(x.shape)}: expected (N, channels, height, width)")
             if not torch.isfinite(x).all():
                 raise ValueError(f"{key} holds NaN or infinite values: remove or replace them")
         for key, y in labels.items():
@@ -59,8 +57,8 @@ class Data:
                 raise ValueError(f"{key} has shape {tuple(y.shape)}: expected ({len(x)},), one label for each image")
             if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
                 raise ValueError(f"{key} holds {y.dtype} values: labels are integers from 0 to classes - 1")
-            if y.min() < 0:
-                raise ValueError(f"{key} holds the label {int(y.min())}: labels are integers from 0 to classes - 1")
+            if y.long().min() < 0:  # torch has no minimum of uint16
+                raise ValueError(f"{key} holds the label {int(y.long().min())}: labels are integers from 0 to classes - 1")
         x_train, x_test, y_train, y_test = (*images.values(), *(y.long() for y in labels.values()))
         if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
             raise ValueError(
@@ -108,11 +106,16 @@ def load(
 def usable_device(device: str | torch.device) -> torch.device:
     """The torch device named `device`. Raises RuntimeError where it is CUDA and there is none."""
     try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f'device {device!r} is not known: choose "cpu" or "cuda"') from None
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        kind = None
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}: expected 'cpu' or 'cuda'")
+    device = torch.device(device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(f"device {str(device)!r} was asked for, but torch {torch.__version__} finds no such GPU: use 'cpu'")
+        raise RuntimeError(
+            f"device '{device}' was asked for, but torch {torch.__version__} finds no such GPU: use 'cpu'"
+        )
     return device
 
 
@@ -124,7 +127,7 @@ def places(root: str | os.PathLike | None = None) -> list[Path]:
 
 
 def find(name: str, root: str | os.PathLike | None = None) -> Path | None:
-    """The npz file, or the last file of torchvision's folder, that holds "mnist" or "cifar10"; None where neither is."""
+    """The npz file of "mnist" or "cifar10", or the last file of torchvision's folder; None where neither is."""
     candidates = [place / entry for place in places(root) for entry in (f"{name}.npz", TORCHVISION_FILES[name])]
     return next((path for path in candidates if path.exists()), None)
 
@@ -142,13 +145,14 @@ def _read_npz(path: Path, name: str) -> Arrays:
     """The four arrays of a file in the Keras layout, checked."""
     remedy = f"delete it and fetch it again: python -m rso_lab data {name}"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+        # Opened here, because np.load leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = [np.asarray(file[key]) for key in ("x_train", "y_train", "x_test", "y_test")]
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]}; expected x_train, y_train, x_test, y_test; {remedy}") from None
     except PermissionError as error:
         raise PermissionError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
-    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except Exception as error:  # numpy and zipfile let through whatever they meet in a damaged file
         raise ValueError(f"{path} is damaged or not an npz file ({error}): {remedy}") from None
     x_train, y_train, x_test, y_test = arrays
     try:
@@ -157,7 +161,9 @@ def _read_npz(path: Path, name: str) -> Arrays:
         raise ValueError(f"{path}: {error}; {remedy}") from None
 
 
-def _check_images(x_train: NDArray, y_train: NDArray, x_test: NDArray, y_test: NDArray, shape: tuple[int, ...]) -> Arrays:
+def _check_images(
+    x_train: NDArray, y_train: NDArray, x_test: NDArray, y_test: NDArray, shape: tuple[int, ...]
+) -> Arrays:
     for key, x in (("x_train", x_train), ("x_test", x_test)):
         if x.dtype != np.uint8:
             raise ValueError(f"{key} holds {x.dtype} values, expected uint8")
@@ -169,7 +175,7 @@ def _check_images(x_train: NDArray, y_train: NDArray, x_test: NDArray, y_test: N
             raise ValueError(f"{key} has shape {y.shape}, expected ({n},)")
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() > 9:
             raise ValueError(f"{key} holds labels that are not whole numbers from 0 to 9")
-        labels.append(y.reshape(n))
+        labels.append(y.reshape(n).astype(np.int64))
     return x_train, labels[0], x_test, labels[1]
 
 
@@ -190,8 +196,9 @@ def _download(name: str, folder: Path, looked: list[Path]) -> Arrays:
         folder.mkdir(parents=True, exist_ok=True)
         return _torchvision(name, folder, download=True)
     except Exception as error:  # no network shows as URLError, RuntimeError or ssl errors, a full disk as OSError
+        reason = " ".join(str(error).split())  # torchvision's has a line for each server
         raise FileNotFoundError(
-            f"{name} could not be downloaded into {folder} ({str(error).strip()}): put {name}.npz (the Keras file, "
+            f"{name} could not be downloaded into {folder} ({reason}): put {name}.npz (the Keras file, "
             "arrays x_train, y_train, x_test, y_test) into that folder, or name the folder that has it in RSO_LAB_DATA"
         ) from None
 
@@ -201,8 +208,10 @@ def _torchvision(name: str, folder: Path, download: bool) -> Arrays:
 
     dataset = {"mnist": torchvision.datasets.MNIST, "cifar10": torchvision.datasets.CIFAR10}[name]
     train, test = (dataset(str(folder), train=train, download=download) for train in (True, False))
-    arrays = (np.asarray(part) for split in (train, test) for part in (split.data, split.targets))
-    return _check_images(*arrays, shape=SHAPES[name])
+    x_train, y_train, x_test, y_test = (
+        np.asarray(part) for split in (train, test) for part in (split.data, split.targets)
+    )
+    return _check_images(x_train, y_train, x_test, y_test, SHAPES[name])
 
 
 def _digits() -> Arrays:

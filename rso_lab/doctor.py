@@ -47,7 +47,8 @@ def check() -> None:
         _print(fault)
     if not faults:
         torch = importlib.import_module("torch")
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+        cpu = f"CPU, {torch.get_num_threads()} threads"
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
         print(f"Ready: Python {platform.python_version()}, torch {torch.__version__}, {device}.")
 
 
@@ -92,8 +93,9 @@ def _package(name: str, wanted: str) -> Finding:
     try:
         importlib.import_module({"scikit-learn": "sklearn"}.get(name, name))
     except Exception as error:  # a torchvision built for another torch raises RuntimeError, a missing library OSError
-        together = f"{INSTALL} --force-reinstall torch torchvision" if name.startswith("torch") else f"{fix} --force-reinstall"
-        return Finding("fault", f"{name} {found} cannot be imported ({type(error).__name__}: {error})", together)
+        again = "torch torchvision" if name.startswith("torch") else f'"{name}{wanted}"'
+        text = f"{name} {found} cannot be imported ({type(error).__name__}: {error})"
+        return Finding("fault", text, f"{INSTALL} --force-reinstall {again}")
     return Finding("ok", f"{name} {found}")
 
 
@@ -132,9 +134,10 @@ def _data_sets() -> Iterator[Finding]:
 
 
 def _data_folder() -> Iterator[Finding]:
+    """The folder that downloads go to."""
     from rso_lab.data import places
 
-    folder = places()[-1]
+    folder = places()[0]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

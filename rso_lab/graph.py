@@ -96,11 +96,11 @@ class Network(fx.Interpreter):
         """What the module `target` puts out: fx calls this for each module in the graph."""
         module = self.fetch_attr(target)
         if isinstance(module, _BatchNorm) and self.batch_norms[target] >= self.batch_statistics_from:
-            return F.batch_norm(*args, None, None, module.weight, module.bias, training=True, eps=module.eps)
+            return F.batch_norm(args[0], None, None, module.weight, module.bias, training=True, eps=module.eps)
         return module(*args, **kwargs)
 
     def frontier(self, position: int) -> list[fx.Node]:
-        """The nodes before `position` whose values the nodes from there on use: what enters that part of the network."""
+        """The nodes before `position` whose values the nodes from there on use: what enters that part."""
         later = set(self.nodes[position:])
         constant = [node for node in self.nodes[1:position] if node.op in ("get_attr", "placeholder")]
         return [node for node in self.nodes[:position] if later.intersection(node.users) and node not in constant]
@@ -177,9 +177,9 @@ class Network(fx.Interpreter):
 
     def _writes_in_place(self, node: fx.Node) -> bool:
         if node.op == "call_module":
-            return bool(getattr(self.fetch_attr(node.target), "inplace", False))
+            return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))
         if node.op == "call_method":
-            return node.target.endswith("_") and not node.target.endswith("__")
+            return str(node.target).endswith("_") and not str(node.target).endswith("__")
         return bool(node.kwargs.get("inplace")) or node.target in _IN_PLACE
 
 

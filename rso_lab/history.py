@@ -22,7 +22,7 @@ class Record:
     layer: str | None
     test_accuracy: float | None
     train_accuracy: float | None
-    loss: float  # after a cycle: of all training images; after a sweep: mean of the chosen candidates' mini-batch losses
+    loss: float  # after a cycle: of all training images; after a sweep: mean of the chosen candidates'
     kept: dict[str, float]  # share of the proposals at which the weight was kept: "all", and by layer
     accepted: dict[str, float]  # share at which a change was accepted
     evaluations: int  # since the run began: three a proposal, two without the opposite direction

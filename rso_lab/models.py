@@ -5,6 +5,8 @@ All take `seed` and initialise from a generator of their own. `build` makes any 
 
 import inspect
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +33,19 @@ def he_init_(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def build(name: str, data: Data, seed: int = 0) -> nn.Module:
-    """The network `name` for the image size, channels, classes and dtype of `data`. Raises ValueError for other names."""
+    """The network `name` for the image size, channels, classes and dtype of `data`."""
     if name not in MODELS:
         raise ValueError(f"network {name!r} is not known: choose from {', '.join(MODELS)}")
     if data.x_train.dim() != 4:
-        raise ValueError(f"x_train has shape {tuple(data.x_train.shape)}: these networks take (N, channels, height, width)")
+        shape = tuple(data.x_train.shape)
+        raise ValueError(f"x_train has shape {shape}: these networks take (N, channels, height, width)")
     _, channels, height, width = data.x_train.shape
-    fits = {"in_channels": channels, "classes": data.classes, "image_size": (height, width), "seed": seed}
+    fits: dict[str, Any] = {
+        "in_channels": channels,
+        "classes": data.classes,
+        "image_size": (height, width),
+        "seed": seed,
+    }
     takes = inspect.signature(MODELS[name]).parameters
     return MODELS[name](**{key: value for key, value in fits.items() if key in takes}).to(data.x_train.dtype)
 
@@ -192,6 +200,6 @@ def depth10(in_channels: int = 3, classes: int = 10, seed: int = 0) -> nn.Module
     return _depth(in_channels, classes, seed, conv2=Block(8, 16), conv3=conv3, conv4=Block(16, 32))
 
 
-MODELS = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     function.__name__: function for function in (paper_cnn, one_conv, two_conv, depth3, depth5, depth10, mlp)
 }

@@ -1,6 +1,6 @@
 """Figures. Each function draws on matplotlib Axes and returns them: line styles and markers as well as colours."""
 
-import math
+import os
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -24,8 +24,9 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None) -> 
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     for history, (colour, style) in zip(histories, _STYLES * len(histories), strict=False):
         cycles = [record.cycle for record in history.cycles]
-        shares = [record.test_accuracy for record in history.cycles]
-        ax.plot(cycles, shares, style, color=colour, markersize=4, label=f"{history.settings['data']}, seed {history.seed}")
+        shares = np.array([record.test_accuracy for record in history.cycles])
+        label = f"{history.settings['data']}, seed {history.seed}"
+        ax.plot(cycles, shares, style, color=colour, markersize=4, label=label)
     ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
     ax.set(xlabel="cycle (every weight visited once more)", ylabel="test images right", ylim=(0, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -52,3 +53,10 @@ def loss_along_weight(
     ax.grid(alpha=0.3)
     ax.legend(loc="upper center", fontsize="small", ncols=2)
     return ax
+
+
+def save(ax: Axes, path: str | os.PathLike) -> None:
+    """Write the figure that `ax` is part of; the ending of `path` says whether png, svg or pdf."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path, dpi=150)

@@ -1,15 +1,15 @@
 """RSO, random search optimization: Algorithm 1 of Tripathi & Singh (2020), and where its lines are.
 
-     1     X <- (X - mean) / deviation            data.load
-     2-5   w_j <- N(0, sqrt(2 / |w_i|))           models.he_init_
-     6     sigma_d <- deviation of W_d            initial_sigmas
-     8     for c = 1 to C                         search
-     9-11  for each layer from the last on,       search_cycle (the orders are in visits)
-           for each of its weights w_j
-    12     x, l ~ X, L;  dw_j ~ N(0, sigma_d)     draw_batch, propose
-    13-14  W <- argmin of F(x, l, .) over         evaluator.losses, choose, apply
-           W + dW_j, W, W - dW_j
-    15-19  d <- d - 1, end, return W              search_cycle, search
+ 1     X <- (X - mean) / deviation            data.load
+ 2-5   w_j <- N(0, sqrt(2 / |w_i|))           models.he_init_
+ 6     sigma_d <- deviation of W_d            initial_sigmas
+ 8     for c = 1 to C                         search
+ 9-11  for each layer from the last on,       search_cycle (the orders are in visits)
+       for each of its weights w_j
+12     x, l ~ X, L;  dw_j ~ N(0, sigma_d)     draw_batch, propose
+13-14  W <- argmin of F(x, l, .) over         evaluator.losses, choose, apply
+       W + dW_j, W, W - dW_j
+15-19  d <- d - 1, end, return W              search_cycle, search
 """
 
 import math
@@ -50,12 +50,14 @@ class RSO:
     order: Literal["neuron", "input"] = _setting(
         "within a layer: the weights of one output neuron first, or those of one input channel (§4.3)", default="neuron"
     )
-    layer_order: Literal["output_first", "input_first"] = _setting("which end is searched first (§3)", default="output_first")
+    layer_order: Literal["output_first", "input_first"] = _setting(
+        "which end is searched first (§3)", default="output_first"
+    )
     distribution: Literal["gaussian", "uniform", "template"] = _setting(
         "of the changes: N(0, sigma), U(-2 sigma, 2 sigma), or one of -sigma, 0, sigma (§3)", default="gaussian"
     )
     sigma_scale: float = _setting("sigma in the first cycle, in units of sigma_d (§4.1)", default=1.0)
-    sigma_end: float = _setting("sigma in the last cycle, as a share of the first's: linear annealing (§4.1)", default=0.1)
+    sigma_end: float = _setting("sigma in the last cycle, as a share of the first's (§4.1)", default=0.1)
     batch_every: Literal["weight", "neuron", "layer"] = _setting(
         "how long a mini-batch is held (paper: weight); above the weight level, always one proposal", default="weight"
     )
@@ -196,18 +198,18 @@ def initial_sigmas(network: Network, settings: RSO) -> dict[str, float]:
 
     Biases share it. Batch norms, and other layers without a weight matrix, take `batch_norm_sigma`.
     """
-    sigmas = {}
+    sigmas: dict[str, float] = {}
     for layer in searched_layers(network, settings):
         matrices = [p.detach().double().cpu().flatten() for p in layer.module.parameters() if p.dim() >= 2]
         sigma = float(torch.cat(matrices).std(correction=0)) if matrices else settings.batch_norm_sigma
         if sigma == 0:
-            warnings.warn(f"all weights of layer {layer.name!r} are equal: sigma_d is 0, they cannot move", stacklevel=2)
+            warnings.warn(f"all weights of layer {layer.name!r} are equal: sigma_d is 0", stacklevel=2)
         sigmas |= dict.fromkeys(layer.parameters, sigma)
     return sigmas
 
 
 def annealing(cycle: int, settings: RSO) -> float:
-    """The share of sigma that is left in this cycle: from 1 in the first, linearly, to `sigma_end` in the last (§4.1)."""
+    """The share of sigma left in this cycle: from 1 in the first, linearly, to `sigma_end` in the last (§4.1)."""
     if settings.cycles == 1:
         return 1.0
     return 1 - (1 - settings.sigma_end) * (cycle - 1) / (settings.cycles - 1)
@@ -288,7 +290,9 @@ def with_weight_decay(losses: Losses, proposal: Proposal, model: nn.Module, weig
         return sum(float(gain.sum()) for gain in gained)
 
     return Losses(
-        *(loss + weight_decay / 2 * (squares + changed(choice)) for choice, loss in losses._asdict().items())
+        losses.minus + weight_decay / 2 * (squares + changed("minus")),
+        losses.keep + weight_decay / 2 * squares,
+        losses.plus + weight_decay / 2 * (squares + changed("plus")),
     )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -55,10 +55,8 @@ def fit(
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn; FloatingPointError when the
     loss is not finite.
     """
-    options = {"seed": seed, "evaluator": evaluator, "device": device, "loss": loss}
-    for history in histories(model, data, method, **options):  # noqa: B007: the last one is the result
-        pass
-    return history
+    growing = histories(model, data, method, seed=seed, evaluator=evaluator, device=device, loss=loss)
+    return deque(growing, maxlen=1).pop()
 
 
 def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Step]:
@@ -112,14 +110,14 @@ def _prepare(
     if evaluator not in EVALUATORS:
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
     if method.batch_size > len(data.x_train):
-        raise ValueError(f"batch_size is {method.batch_size}: expected at most {len(data.x_train)}, all training images")
+        raise ValueError(f"batch_size is {method.batch_size}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
     if isinstance(model, nn.Module):
         model.to(data.x_train.device)
     few = slice(min(2, method.batch_size))
     network = Network(model, data.x_train[few])
     if not searched_layers(network, method):
-        raise ValueError(f"{type(model).__name__} has no parameters to search but its batch norms', and batch_norm is False")
+        raise ValueError(f"{type(model).__name__} has only batch norms to search, and batch_norm is False")
     with torch.no_grad():
         outputs = network.outputs(data.x_train[few])
     last = network.layers[-1].name
@@ -167,7 +165,7 @@ def _events(job: _Job) -> Iterator[Step | Record]:
                     evaluations += 3 if job.method.opposite else 2
                     yield step
                 if layer is not None and job.method.level == "weight":
-                    swept = {name: choices[layer] for name in ("all", layer)}
+                    swept = dict.fromkeys(("all", layer), choices[layer])
                     mean = sum(losses) / len(losses)
                     yield record(layer, swept, loss=mean, test_accuracy=None, train_accuracy=None)
         test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)

@@ -1,7 +1,7 @@
 """Which weights next: the order of the layers, the order within a layer, and how many weights a proposal covers."""
 
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from rso_lab.graph import Layer
 Index = tuple[int, ...]
 
 
-class Visit(NamedTuple):
+@dataclass(frozen=True)
+class Visit:
     """What one proposal covers: `parameter[index]` of each named parameter. The index () is the whole tensor."""
 
     layer: str | None  # None where the proposal covers several
@@ -47,7 +48,7 @@ def sweeps(
             yield layer, weight_visits(layer, order)
     elif level == "layer":
         turns = [Visit(layer.name, tuple(layer.parameters), (), group=0) for layer in layers]
-        yield None, (turns[i % len(turns)]._replace(group=i) for i in range(size))
+        yield None, (replace(turns[i % len(turns)], group=i) for i in range(size))
     else:
         names = tuple(name for layer in layers for name in layer.parameters)
         yield None, (Visit(None, names, (), group=i) for i in range(size))

@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+import rso_lab as rso
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """A slice of the digits, float32."""
+    return rso.load("digits", train_limit=120, test_limit=60)
+
+
+@pytest.fixture(scope="session")
+def digits64(digits):
+    """The same in float64."""
+    return rso.Data.from_arrays(digits.x_train.double(), digits.y_train, digits.x_test.double(), digits.y_test)

@@ -1,0 +1,170 @@
+"""Plain and cached give the same: exactly the same choices in float64, the same losses up to rounding in float32."""
+
+import itertools
+
+import psutil
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import rso_lab as rso
+from rso_lab.graph import Network
+from rso_lab.rso import CachedEvaluator, PlainEvaluator, apply, choose, propose
+from rso_lab.visits import sweeps
+
+
+class Residual(nn.Module):
+    """A shortcut, an in-place activation, a grouped convolution and parameters read by the module's own forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2)
+        self.norm = nn.GroupNorm(2, 4)
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 12).view(3, 4))
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn(self.conv1(x)), inplace=True)
+        y = self.norm(self.conv2(x))
+        y += x * self.scale[0].view(1, 4, 1, 1)
+        y = torch.cat([y, x], dim=1)[:, 2:6]
+        return self.fc(y.view(y.size(0), -1))
+
+
+class MixesRows(nn.Module):
+    """What one image gives depends on the others, in front of the layers that are searched last."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(64, 6)
+        self.fc2 = nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = torch.tanh(self.fc1(x.flatten(1)))
+        return self.fc2(x - x.mean(dim=0))
+
+
+def other_layers():
+    return nn.Sequential(
+        nn.Flatten(2), nn.Conv1d(1, 3, 5, stride=2), nn.LayerNorm(30), nn.PReLU(), nn.Flatten(), nn.Linear(90, 10)
+    )
+
+
+NETWORKS = {
+    **{name: lambda data, name=name: rso.models.build(name, data) for name in rso.models.MODELS},
+    "residual": lambda data: Residual(),
+    "mixes rows": lambda data: MixesRows(),
+    "other layers": lambda data: other_layers(),
+    "linear": lambda data: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)),
+}
+
+
+def network(name, data, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return NETWORKS[name](data).to(data.x_train.dtype)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_choices_in_float64(digits64, name):
+    runs = []
+    for evaluator in ("plain", "cached"):
+        model = network(name, digits64)
+        steps = rso.steps(model, digits64, rso.RSO(1, 40), seed=1, evaluator=evaluator)
+        runs.append((list(itertools.islice(steps, 700)), model.state_dict()))
+    (plain, weights), (cached, others) = runs
+    for a, b in zip(plain, cached, strict=True):
+        assert b.losses._asdict() == pytest.approx(a.losses._asdict(), rel=1e-11)
+        assert (a.name, a.index, a.choice) == (b.name, b.index, b.choice)
+    assert all(torch.equal(weights[key], others[key]) for key in weights if "running" not in key)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_losses_in_float32_along_the_whole_network(digits, name):
+    """Every layer is visited: few proposals each, decided by the plain losses so that a near-tie cannot cascade."""
+    model = network(name, digits)
+    net = Network(model, digits.x_train[:2])
+    evaluators = [kind(net, digits, F.cross_entropy) for kind in (PlainEvaluator, CachedEvaluator)]
+    parameters = dict(model.named_parameters())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer, visits in sweeps(net.layers, "weight", "neuron", "output_first"):
+            net.refresh_statistics(digits.x_train, before=layer.position)
+            for evaluator in evaluators:
+                evaluator.begin_sweep(layer.position)
+                evaluator.begin_batch(torch.randperm(120, generator=torch.Generator().manual_seed(2))[:50])
+            for visit in itertools.islice(visits, 4):
+                sigmas = dict.fromkeys(parameters, 0.3)
+                proposal = propose(visit, parameters, sigmas, 1.0, "gaussian", generator)
+                plain, cached = (evaluator.losses(proposal, True) for evaluator in evaluators)
+                assert cached == pytest.approx(plain, rel=2e-5)
+                gap = abs(min(plain) - sorted(plain)[1])
+                assert choose(plain) == choose(cached) or gap < 1e-6
+                apply(proposal, choose(plain))
+
+
+def test_the_current_loss_is_that_of_the_model_itself(digits64):
+    """Without batch norm, nothing but torch's own forward."""
+    model = rso.models.build("two_conv", digits64)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    for evaluator in ("plain", "cached"):
+        model.load_state_dict(weights)
+        for step in itertools.islice(rso.steps(model, digits64, rso.RSO(1, 30), seed=0, evaluator=evaluator), 50):
+            y = digits64.y_train[step.batch]
+            with torch.no_grad():
+                now = F.cross_entropy(model(digits64.x_train[step.batch]), y).item()
+            assert getattr(step.losses, step.choice) == pytest.approx(now, rel=1e-12)
+
+
+@pytest.mark.parametrize("evaluator", ["plain", "cached"])
+def test_a_change_that_dies_out_has_exactly_the_current_loss(digits, evaluator):
+    model = rso.models.build("one_conv", digits)
+    with torch.no_grad():
+        model.conv1.bias[2] = -1e3  # a dead unit: ReLU gives 0 whatever its weights are
+    method = rso.RSO(1, 50, layer_order="input_first")
+    steps = list(rso.steps(model, digits, method, seed=0, evaluator=evaluator))
+    dead = [step for step in steps if step.name == "conv1.weight" and step.index[0] == 2]
+    assert len(dead) == 9
+    for step in dead:
+        assert step.losses.minus == step.losses.keep == step.losses.plus
+        assert step.choice == "keep"
+    alive = [step for step in steps if step.name == "conv1.weight" and step.index[0] != 2]
+    assert any(step.losses.plus != step.losses.keep for step in alive)
+
+
+def test_without_room_for_the_cache_the_losses_are_the_same(digits64, monkeypatch):
+    runs = []
+    for free in (psutil.virtual_memory().available, 0):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: type("Memory", (), {"available": free}))
+        model = rso.models.build("depth5", digits64)
+        runs.append(list(itertools.islice(rso.steps(model, digits64, rso.RSO(1, 40), seed=0), 300)))
+    for a, b in zip(*runs, strict=True):
+        assert b.losses == pytest.approx(a.losses, rel=1e-11)
+        assert a.choice == b.choice
+
+
+def test_a_cache_is_kept_where_it_can_be(digits64):
+    for name, cached in (("one_conv", True), ("mixes rows", False)):
+        model = network(name, digits64)
+        net = Network(model, digits64.x_train[:2])
+        evaluator = CachedEvaluator(net, digits64, F.cross_entropy)
+        with torch.no_grad():
+            evaluator.begin_sweep(net.layers[-1].position)
+        assert bool(evaluator.cache) == cached
+
+
+def test_golden_trace(digits64):
+    """The first 200 choices of a run: a change of the algorithm or of the draws shows here."""
+    model = rso.models.build("one_conv", digits64)
+    steps = itertools.islice(rso.steps(model, digits64, rso.RSO(1, 60), seed=0), 200)
+    trace = "".join({"minus": "-", "keep": "0", "plus": "+"}[step.choice] for step in steps)
+    assert trace == GOLDEN
+
+
+GOLDEN = (
+    "-+---+--++-+++++-++-++--+0++-+0++-++---++-0++-+---+-++----+------++---++-+-+0++-+-+---0-+0-------+0-"
+    "+0++---+-+-+0+-+-+-++-+-+---0-++000+-00-++0+-+-++++-+++-++-+0+-+++--0-0-++0+--0-++-++--++++--++----+"
+)
