@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import io
 import shlex
 import sys
 import tempfile
@@ -144,10 +145,14 @@ def _train(options: Namespace, command: str) -> None:
             if options.out is not None:
                 history.save(options.out)
             if options.weights is not None:
+                weights = io.BytesIO()  # torch.save's own writing of files hides what went wrong
+                torch.save(model.state_dict(), weights)
                 with replacing(options.weights) as file:
-                    torch.save(model.state_dict(), file)
-    except (FloatingPointError, OSError) as error:
+                    file.write_bytes(weights.getbuffer())
+    except FloatingPointError as error:
         raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"the results could not be saved ({error}): make room, or name files elsewhere") from error
     if options.out is not None:
         print(f"Saved. Look at it with: python -m rso_lab plot {shlex.quote(str(options.out))}")
 
@@ -186,12 +191,15 @@ def _refuse_unwritable(path: Path) -> None:
 
 
 def _demo(options: Namespace, command: str) -> None:
+    import torch
+
     from rso_lab import plots
     from rso_lab.data import load
     from rso_lab.models import build
     from rso_lab.rso import RSO
     from rso_lab.train import histories
 
+    torch.set_num_threads(1)  # see lessons.begin
     picture = Path("demo.png")
     _refuse_unwritable(picture)
     data = load("digits")

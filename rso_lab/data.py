@@ -57,8 +57,9 @@ class Data:
                 raise ValueError(f"{key} has shape {tuple(y.shape)}: expected ({len(x)},), one label for each image")
             if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
                 raise ValueError(f"{key} holds {y.dtype} values: labels are integers from 0 to classes - 1")
-            if y.long().min() < 0:  # torch has no minimum of uint16
-                raise ValueError(f"{key} holds the label {int(y.long().min())}: labels are integers from 0 to classes - 1")
+            lowest = int(y.long().min())  # torch has no minimum of uint16
+            if lowest < 0:
+                raise ValueError(f"{key} holds the label {lowest}: labels are integers from 0 to classes - 1")
         x_train, x_test, y_train, y_test = (*images.values(), *(y.long() for y in labels.values()))
         if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
             raise ValueError(

@@ -105,6 +105,7 @@ class Network(fx.Interpreter):
         constant = [node for node in self.nodes[1:position] if node.op in ("get_attr", "placeholder")]
         return [node for node in self.nodes[:position] if later.intersection(node.users) and node not in constant]
 
+    @torch.no_grad()
     def refresh_statistics(self, x: Tensor, before: int | None = None) -> None:
         """Give each stale batch norm (before node `before`) the mean and population variance over all of x (N, ...).
 

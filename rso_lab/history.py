@@ -56,8 +56,11 @@ class History:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             values = {setting.name: content[setting.name] for setting in fields(cls)}
             cycles = [Record(layer=None, **cycle) for cycle in values.pop("cycles")]
+            if not isinstance(values["settings"]["data"], str):
+                raise ValueError("settings without the name of the data")
             for record in cycles:
-                if not math.isfinite(record.test_accuracy or 0) or not isinstance(record.cycle, int):
+                accuracy = record.test_accuracy
+                if not isinstance(record.cycle, int) or not isinstance(accuracy, float) or not math.isfinite(accuracy):
                     raise ValueError("a cycle without number or accuracy")
             return cls(**values, cycles=cycles)
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -2,7 +2,19 @@
 
 from collections.abc import Callable
 
-from rso_lab import rso
+import torch
+
+from rso_lab import doctor, rso
+from rso_lab.history import History
+
+
+def begin() -> None:
+    """Check the set-up, and compute on one thread.
+
+    The lessons' small networks gain little from a second one, and lose much where a browser keeps the cores busy.
+    """
+    torch.set_num_threads(1)
+    doctor.check()
 
 
 def check_choose(answer: Callable[[float, float, float], object]) -> None:
@@ -27,3 +39,21 @@ def check_choose(answer: Callable[[float, float, float], object]) -> None:
             print(f"Your answer was {chosen!r}, the right one is {right!r}.{hint}")
             return
     print("Right: your choose decides as the package does.")
+
+
+def compare(prediction: float, measured: float, what: str) -> None:
+    """Print a learner's prediction, a share, beside what was measured."""
+    if isinstance(prediction, bool) or not isinstance(prediction, int | float) or not 0 <= prediction <= 1:
+        print(
+            f"Your prediction is {prediction!r}: write a share between 0 and 1, such as 0.5, and run both cells again."
+        )
+        return
+    print(f"{what}:  your prediction {prediction:.0%},  measured {measured:.0%}")
+
+
+def ledger(history: History) -> None:
+    """Print what a run reached, and at what price."""
+    last = history.cycles[-1]
+    print(f"accuracy     {last.test_accuracy:.1%} of {history.settings['test_images']} test images")
+    print(f"evaluations  {last.evaluations:,} losses, each over {history.settings['batch_size']} images")
+    print(f"seconds      {last.seconds:.1f}")

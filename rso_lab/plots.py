@@ -5,10 +5,14 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from torch import nn
 
+from rso_lab.data import Data
 from rso_lab.history import History
 
 # Okabe & Ito's colours, which stay apart for every kind of colour vision.
@@ -53,6 +57,20 @@ def loss_along_weight(
     ax.grid(alpha=0.3)
     ax.legend(loc="upper center", fontsize="small", ncols=2)
     return ax
+
+
+@torch.no_grad()
+def answers(model: nn.Module, data: Data, count: int = 8) -> Figure:
+    """The first test images, and what the model takes each for: "right" or "wrong" beside it, not by colour alone."""
+    shown = data.x_test[:count]
+    figure = Figure(figsize=(7, 1.4), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)
+    for ax, image, answer, label in zip(axes[0], shown, model(shown).argmax(dim=1), data.y_test, strict=False):
+        right = bool(answer == label)
+        ax.imshow(image.mean(dim=0).cpu().numpy(), cmap="gray_r")
+        ax.set_title(f"{answer}: {'right' if right else 'wrong'}", fontsize="small", color=BLUE if right else GREY)
+        ax.axis("off")
+    return figure
 
 
 def save(ax: Axes, path: str | os.PathLike) -> None:

@@ -106,7 +106,7 @@ def watch(histories: Iterable[History]) -> History:
 
     histories: from `rso_lab.histories(...)`.
     """
-    handle = display(display_id=True)
+    handle = display(HTML(""), display_id=True)
     for history in histories:
         figure = Figure(figsize=(7, 3.2), layout="constrained")
         plots.accuracy(history, figure.subplots())

@@ -1,0 +1,48 @@
+# Each target sets up what it needs: python3 and make are enough to begin with.
+#   make lab     the lessons, in JupyterLab          make test       every check and test
+#   make demo    training in the terminal            make notebooks  build the lessons from their sources
+# Options for JupyterLab: make lab ARGS="--no-browser --port 9000". Another Python: make lab PYTHON=python3.12.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+FIRST_LESSON := notebooks/00_start_here.ipynb
+# Jupyter refuses to run as root (in a container, say) unless told.
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.PHONY: lab demo test lint notebooks clean
+
+lab: $(VENV)/kit
+	$(PY) -m rso_lab doctor
+	$(PY) -m jupyterlab $(ROOT) $(ARGS) $(FIRST_LESSON)
+
+demo: $(VENV)/kit
+	$(PY) -m rso_lab demo
+
+test: $(VENV)/dev lint
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m mypy
+
+notebooks: $(VENV)/dev
+	$(PY) notebooks/build.py
+
+clean:
+	rm -rf $(VENV)
+
+# Stamps: written when an installation is complete, redone when the requirements change.
+$(VENV)/kit: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(VENV)/kit

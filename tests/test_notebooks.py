@@ -1,0 +1,78 @@
+"""The built lessons agree with their sources; nbval runs them (see pyproject.toml)."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+_spec = importlib.util.spec_from_file_location("build", NOTEBOOKS / "build.py")
+build = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(build)
+
+LESSONS = pytest.mark.parametrize("source", build.sources(), ids=lambda source: source.stem)
+
+
+def cells(notebook):
+    return [(cell.id, cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+@LESSONS
+@pytest.mark.parametrize("version", ["learner", "complete"])
+def test_built_and_source_agree(source, version):
+    folder = NOTEBOOKS / "complete" if version == "complete" else NOTEBOOKS
+    built = nbformat.read(folder / f"{source.stem}.ipynb", as_version=4)
+    nbformat.validate(built)
+    assert cells(built) == cells(getattr(build, version)(source)), "run: make notebooks"
+
+
+def test_every_notebook_has_a_source():
+    stems = {source.stem for source in build.sources()}
+    assert stems
+    for folder in (NOTEBOOKS, NOTEBOOKS / "complete"):
+        assert {path.stem for path in folder.glob("*.ipynb")} == stems
+
+
+@LESSONS
+def test_the_learners_version_has_stubs_and_no_output(source):
+    notebook = nbformat.read(NOTEBOOKS / f"{source.stem}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    solutions = re.findall(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", source.read_text("utf-8"), re.DOTALL)
+    assert solutions
+    for solution in solutions:
+        assert not any(solution.strip() in cell.source for cell in code)
+        assert any("<summary>Solution</summary>" in c.source and solution.strip() in c.source for c in notebook.cells)
+    assert not any("SOLUTION" in cell.source for cell in notebook.cells)
+
+
+@LESSONS
+def test_the_complete_version_shows_what_it_did(source):
+    path = NOTEBOOKS / "complete" / f"{source.stem}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert not any(build.WIDGET in output.get("data", {}) for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert "widgets" not in notebook.metadata
+    assert path.stat().st_size < 500_000
+
+
+@LESSONS
+def test_sections_need_the_setup_cell_only(source):
+    """Each section's own code runs right after the first code cell, without the sections between."""
+    notebook = build.complete(source)
+    sections = [[]]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append([])
+        if cell.cell_type == "code":
+            sections[-1].append(cell.source.replace("%matplotlib inline", "").replace("cycles=10", "cycles=1"))
+    setup, *rest = ("\n".join(section) for section in sections)
+    for section in rest:
+        if "rso.lessons.ledger" not in section:  # it looks back on the run
+            exec(compile(f"{setup}\n{section}", source.name, "exec"), {})

@@ -1,0 +1,108 @@
+"""Widgets without a browser: every control is moved, and figures are checked by what they hold."""
+
+import base64
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+
+import rso_lab as rso
+from rso_lab import plots
+from rso_lab.widgets import Microscope
+
+
+@pytest.fixture
+def microscope(digits):
+    torch.manual_seed(0)
+    return Microscope(rso.models.build("one_conv", digits), digits, "conv1.weight", (3, 0, 1, 0))
+
+
+def current_loss(microscope, digits):
+    network = microscope.evaluator.network.module
+    with torch.no_grad():
+        return F.cross_entropy(network(digits.x_train), digits.y_train).item()
+
+
+def dots(microscope):
+    """The drawn candidates by label: (weight, loss)."""
+    lines = {line.get_label().split(":")[0]: line.get_xydata()[0] for line in microscope.axes.lines[1:4]}
+    return {name: tuple(point) for name, point in lines.items()}
+
+
+def test_the_slider_moves_the_dots_and_leaves_the_weight(microscope, digits):
+    weight = microscope.weight.item()
+    pictures = []
+    for delta in (microscope.delta.max / 5, microscope.delta.max):
+        microscope.delta.value = delta
+        shown = dots(microscope)
+        assert shown["w - δ"][0] == pytest.approx(weight - delta)
+        assert shown["w + δ"][0] == pytest.approx(weight + delta)
+        assert shown["w"] == pytest.approx((weight, current_loss(microscope, digits)))
+        assert microscope.weight.item() == weight
+        pictures.append(microscope.image.value)
+    assert pictures[0] != pictures[1]
+    assert 'alt="Loss along weight conv1.weight[3, 0, 1, 0]' in pictures[1]
+
+
+def test_the_button_keeps_the_best(microscope, digits):
+    for _ in range(4):
+        shown = dots(microscope)
+        before = current_loss(microscope, digits)
+        microscope.keep_best.click()
+        best = min(shown.values(), key=lambda point: point[1])
+        assert microscope.weight.item() == pytest.approx(best[0], rel=1e-6)
+        assert current_loss(microscope, digits) == pytest.approx(best[1], rel=1e-5)
+        assert current_loss(microscope, digits) <= before + 1e-6
+
+
+def test_the_curve_is_the_loss(microscope, digits):
+    model = microscope.evaluator.network.module
+    for at in (0, 17, 60):
+        with torch.no_grad():
+            before = microscope.weight.clone()
+            microscope.weight.fill_(microscope.curve_weights[at])
+            loss = F.cross_entropy(model(digits.x_train), digits.y_train).item()
+            assert microscope.curve_losses[at] == pytest.approx(loss)
+            microscope.weight.copy_(before)
+
+
+def test_batch_norms_behind_the_weight_use_the_mini_batch(digits64):
+    model = reference.small_network()
+    seen = Microscope(model, digits64, "4.weight", (0, 0, 1, 1))
+    with torch.no_grad():
+        outputs = reference.outputs(model, digits64.x_train, digits64.x_train, first=4)
+        assert seen.curve_losses[30] == pytest.approx(F.cross_entropy(outputs, digits64.y_train).item(), rel=1e-10)
+
+
+def test_it_falls_back_on_a_picture(microscope):
+    bundle = microscope._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+def test_an_unknown_parameter_is_refused_with_those_there_are(digits):
+    with pytest.raises(ValueError, match=r"'fc.wait' is not known: choose from conv1\.weight"):
+        Microscope(rso.models.build("one_conv", digits), digits, "fc.wait")
+
+
+def test_watch_returns_the_history_and_draws_it(digits):
+    model = rso.models.build("mlp", digits)
+    history = rso.widgets.watch(rso.histories(model, digits, rso.RSO(2, 20), seed=0))
+    assert [record.cycle for record in history.cycles] == [1, 2]
+    ax = plots.accuracy(history)
+    shares = [record.test_accuracy for record in history.cycles]
+    assert np.array_equal(ax.lines[0].get_xydata(), np.array([[1, shares[0]], [2, shares[1]]]))
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+
+
+def test_answers_are_the_models(digits):
+    model = rso.models.build("one_conv", digits)
+    figure = plots.answers(model, digits, count=5)
+    titles = [ax.get_title() for ax in figure.axes]
+    with torch.no_grad():
+        answers = model(digits.x_test[:5]).argmax(dim=1)
+    expected = [f"{a}: {'right' if a == y else 'wrong'}" for a, y in zip(answers, digits.y_test[:5], strict=True)]
+    assert titles == expected
