@@ -7,9 +7,12 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-FIRST_LESSON := notebooks/00_start_here.ipynb
+FIRST_LESSON := /lab/tree/notebooks/00_start_here.ipynb
 # Jupyter refuses to run as root (in a container, say) unless told.
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# Without the question whether to fetch news from the web, which would be the first thing a learner sees.
+QUIET_LAB = $(PY) -m jupyter labextension disable --level sys_prefix "@jupyterlab/apputils-extension:announcements"
 
 export JUPYTER_PREFER_ENV_PATH := 1
 
@@ -17,7 +20,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 
 lab: $(VENV)/kit
 	$(PY) -m rso_lab doctor
-	$(PY) -m jupyterlab $(ROOT) $(ARGS) $(FIRST_LESSON)
+	$(PY) -m jupyterlab $(ROOT) --LabApp.default_url=$(FIRST_LESSON) $(ARGS)
 
 demo: $(VENV)/kit
 	$(PY) -m rso_lab demo
@@ -40,9 +43,11 @@ clean:
 $(VENV)/kit: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable .
+	$(QUIET_LAB)
 	@touch $@
 
 $(VENV)/dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable ".[dev]"
+	$(QUIET_LAB)
 	@touch $@ $(VENV)/kit

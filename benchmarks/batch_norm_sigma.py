@@ -16,7 +16,7 @@ import torch
 import rso_lab as rso
 from rso_lab.history import machine, versions
 
-SIGMAS = (0.01, 0.03, 0.1, 0.3, 1.0)
+SIGMAS = (3.0, 1.0, 0.3, 0.1, 0.03)
 SEEDS = (0, 1, 2)
 HELD_OUT = 360
 CYCLES = {"depth3": 5, "paper_cnn": 1}  # a cycle of the second takes ten times as long

@@ -5,6 +5,7 @@ from typing import Any
 
 _HOMES = {
     "RSO": "rso",
+    "RSOptimizer": "optim",
     "Step": "rso",
     "Data": "data",
     "load": "data",

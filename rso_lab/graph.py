@@ -197,7 +197,8 @@ def _trace(model: nn.Module) -> fx.Graph:
         return _Tracer().trace(model)
     except Exception as error:  # whatever the model's own code does with fx's stand-ins for tensors
         raise TypeError(
-            f"torch.fx cannot trace {type(model).__name__} ({error}): take data-dependent Python out of its forward"
+            f"torch.fx cannot trace {type(model).__name__} ({error}): take data-dependent Python out of its forward, "
+            "or train it with rso_lab.RSOptimizer"
         ) from error
 
 

@@ -14,7 +14,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin
 
@@ -194,18 +194,26 @@ def searched_layers(network: Network, settings: RSO) -> list[Layer]:
 
 
 def initial_sigmas(network: Network, settings: RSO) -> dict[str, float]:
-    """sigma_d for each searched parameter: the population deviation of all elements of its layer's weight tensor.
-
-    Biases share it. Batch norms, and other layers without a weight matrix, take `batch_norm_sigma`.
-    """
+    """sigma_d for each searched parameter; biases share that of their layer's weights."""
     sigmas: dict[str, float] = {}
     for layer in searched_layers(network, settings):
-        matrices = [p.detach().double().cpu().flatten() for p in layer.module.parameters() if p.dim() >= 2]
-        sigma = float(torch.cat(matrices).std(correction=0)) if matrices else settings.batch_norm_sigma
-        if sigma == 0:
-            warnings.warn(f"all weights of layer {layer.name!r} are equal: sigma_d is 0", stacklevel=2)
+        sigma = layer_sigma(layer.name, layer.module.parameters(), settings)
         sigmas |= dict.fromkeys(layer.parameters, sigma)
     return sigmas
+
+
+def layer_sigma(layer: str, parameters: Iterable[Tensor], settings: RSO) -> float:
+    """sigma_d: the population deviation of all elements of a layer's weight tensor (line 6).
+
+    `batch_norm_sigma` for batch norms and other layers whose parameters are all vectors.
+    """
+    matrices = [parameter.detach().double().cpu().flatten() for parameter in parameters if parameter.dim() >= 2]
+    if not matrices:
+        return settings.batch_norm_sigma
+    sigma = float(torch.cat(matrices).std(correction=0))
+    if sigma == 0:
+        warnings.warn(f"all weights of layer {layer!r} are equal: sigma_d is 0", stacklevel=2)
+    return sigma
 
 
 def annealing(cycle: int, settings: RSO) -> float:

@@ -196,7 +196,7 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
     total = at_each * settings["parameters"] * job.method.cycles
     latest = {"loss": "-", "accuracy": "-"}
     # disable=None: no bar where the output is no terminal.
-    with tqdm(total=total, unit="evaluations", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
+    with tqdm(total=total, unit=" evaluations", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
         for event in _events(job):
             if isinstance(event, Step):
                 bar.set_description(f"cycle {event.cycle}/{job.method.cycles} {event.layer or ''}", refresh=False)

@@ -1,10 +1,11 @@
 """Which weights next: the order of the layers, the order within a layer, and how many weights a proposal covers."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rso_lab.graph import Layer
 
@@ -45,7 +46,7 @@ def sweeps(
     size = sum(layer.size for layer in layers)
     if level == "weight":
         for layer in layers:
-            yield layer, weight_visits(layer, order)
+            yield layer, weight_visits(layer.name, layer.parameters, order)
     elif level == "layer":
         turns = [Visit(layer.name, tuple(layer.parameters), (), group=0) for layer in layers]
         yield None, (replace(turns[i % len(turns)], group=i) for i in range(size))
@@ -54,23 +55,22 @@ def sweeps(
         yield None, (Visit(None, names, (), group=i) for i in range(size))
 
 
-def weight_visits(layer: Layer, order: str) -> Iterator[Visit]:
-    """Every weight of the layer once.
+def weight_visits(layer: str, named_parameters: Mapping[str, Tensor], order: str) -> Iterator[Visit]:
+    """Every weight of a layer once, given its parameters by dotted name.
 
     "neuron": weight[i], then bias[i], for each output neuron i. "input": the weights that read input channel j, for
     each j, and all biases last. A batch norm goes channel by channel in both; parameters that are not laid out like
     this are visited one tensor after the other, row by row.
     """
-    own_names = {name.removeprefix(f"{layer.name}."): name for name in layer.parameters}
-    parameters = {own: (name, layer.parameters[name].shape) for own, name in own_names.items()}
+    parameters = {name.removeprefix(f"{layer}."): (name, p.shape) for name, p in named_parameters.items()}
     weight, shape = parameters.pop("weight", ("", torch.Size()))
     bias, bias_shape = parameters.pop("bias", ("", shape[:1]))
 
     def visit(name: str, index: Index, group: Hashable) -> Visit:
-        return Visit(layer.name, (name,), index, group)
+        return Visit(layer, (name,), index, group)
 
     if not weight or parameters or bias_shape != shape[:1]:
-        for name, parameter in layer.parameters.items():
+        for name, parameter in named_parameters.items():
             for index in np.ndindex(parameter.shape):
                 yield visit(name, index, group=(name, *index[:1]))
     elif order == "input" and len(shape) > 1:

@@ -102,18 +102,25 @@ class Microscope(ipw.VBox):
 
 
 def watch(histories: Iterable[History]) -> History:
-    """Draw the accuracy after each cycle while the network trains; returns the whole history.
+    """Draw the accuracy after each cycle while the network trains; returns the history, stopped early or not.
 
-    histories: from `rso_lab.histories(...)`.
+    histories: from `rso_lab.histories(...)`. An interrupt in the first cycle is passed on: there is no history yet.
     """
     handle = display(HTML(""), display_id=True)
-    for history in histories:
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        plots.accuracy(history, figure.subplots())
-        latest = history.cycles[-1]
-        shown = image(figure, f"Accuracy after cycle {latest.cycle}: {latest.test_accuracy:.1%} of the test images.")
-        if handle is not None:  # None outside a notebook
-            handle.update(HTML(shown))
+    history: History | None = None
+    try:
+        for history in histories:
+            figure = Figure(figsize=(7, 3.2), layout="constrained")
+            plots.accuracy(history, figure.subplots())
+            latest = history.cycles[-1]
+            alt = f"Accuracy after cycle {latest.cycle}: {latest.test_accuracy:.1%} of the test images."
+            if handle is not None:  # None outside a notebook
+                handle.update(HTML(image(figure, alt)))
+    except KeyboardInterrupt:
+        if history is None:
+            raise
+        print(f"Stopped. {len(history.cycles)} cycles were completed.")
+    assert history is not None
     return history
 
 

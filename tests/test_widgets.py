@@ -98,6 +98,19 @@ def test_watch_returns_the_history_and_draws_it(digits):
     assert ax.get_ylabel()
 
 
+def test_a_stopped_watch_returns_what_there_is(digits):
+    def stopped(histories, after):
+        for history in histories:
+            yield history
+            if len(history.cycles) == after:
+                raise KeyboardInterrupt
+
+    def run():
+        return rso.histories(rso.models.build("one_conv", digits), digits, rso.RSO(3, 20), seed=0)
+
+    assert len(rso.widgets.watch(stopped(run(), 2)).cycles) == 2
+
+
 def test_answers_are_the_models(digits):
     model = rso.models.build("one_conv", digits)
     figure = plots.answers(model, digits, count=5)

@@ -1,0 +1,66 @@
+"""RSO as a torch optimizer: for a training loop of your own, and for networks that torch.fx cannot trace."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from rso_lab.rso import RSO, annealing, apply, candidate_losses, choose, layer_sigma, propose
+from rso_lab.visits import Visit, weight_visits
+
+
+class RSOptimizer(torch.optim.Optimizer):
+    """Each step searches one weight: it calls the closure for w, w + delta and w - delta and keeps the best.
+
+        optimizer = RSOptimizer(model.named_parameters(), seed=0, cycles=5)
+        for x, y in mini_batches:
+            loss = optimizer.step(lambda: F.cross_entropy(model(x), y))
+
+    The closure returns the loss of *one* mini-batch, the same for its three calls; gradients are not needed. Layers are
+    visited from the last named one on, over and over; sigma is annealed over `cycles` and then stays. Further keywords
+    are settings of `RSO`: order, layer_order, distribution, sigma_scale, sigma_end, opposite, batch_norm_sigma.
+    Raises ValueError for settings that cannot be, FloatingPointError where the current loss is not finite.
+    """
+
+    def __init__(
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, seed: int, cycles: int = 1, **settings: Any
+    ):
+        self.named_parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        super().__init__(list(self.named_parameters.items()), defaults={})
+        self.settings = RSO(cycles, batch_size=1, **settings)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.layers: dict[str, dict[str, nn.Parameter]] = {}
+        for name, parameter in self.named_parameters.items():
+            self.layers.setdefault(name.rpartition(".")[0], {})[name] = parameter
+        self.sigmas: dict[str, float] = {}
+        for layer, parameters in self.layers.items():
+            sigma = layer_sigma(layer, parameters.values(), self.settings)
+            self.sigmas |= dict.fromkeys(parameters, sigma)
+        self.visits = self._visits()
+
+    def _visits(self) -> Iterator[tuple[float, Visit]]:
+        """The share of sigma and the weight of each step, without end."""
+        layers = list(self.layers.items())
+        if self.settings.layer_order == "output_first":
+            layers.reverse()
+        cycle = 1
+        while True:
+            scale = self.settings.sigma_scale * annealing(min(cycle, self.settings.cycles), self.settings)
+            for layer, parameters in layers:
+                for visit in weight_visits(layer, parameters, self.settings.order):
+                    yield scale, visit
+            cycle += 1
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
+        """Search the next weight; returns the loss of the candidate that was chosen."""
+        scale, visit = next(self.visits)
+        proposal = propose(visit, self.named_parameters, self.sigmas, scale, self.settings.distribution, self.generator)
+        losses = candidate_losses(proposal, lambda: float(closure()), self.settings.opposite)
+        if not math.isfinite(losses.keep):
+            raise FloatingPointError(f"the loss is {losses.keep} at {visit.names[0]}{list(visit.index)}")
+        choice = choose(losses)
+        apply(proposal, choice)
+        return getattr(losses, choice)

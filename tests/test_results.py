@@ -1,0 +1,40 @@
+"""Recorded results say where they come from, and the README's figures are theirs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import rso_lab as rso
+
+ROOT = Path(__file__).parent.parent
+RESULTS = sorted((ROOT / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_each_result_says_how_it_was_made(path):
+    result = json.loads(path.read_text("utf-8"))
+    assert {"command", "seeds", "settings", "versions", "machine", "seconds"} <= set(result)
+    assert isinstance(result["seeds"], list)
+    assert {"python", "torch"} <= set(result["versions"])
+    assert result["command"].startswith("python ")
+    assert result["seconds"] > 0
+
+
+@pytest.mark.parametrize("name", ["mnist_one_conv", "digits_paper_cnn"])
+def test_the_figures_of_the_readme_are_those_recorded(name):
+    history = rso.History.load(ROOT / "results" / f"{name}.json")
+    last = history.cycles[-1]
+    row = f"| `{history.command.partition(' --out')[0]}` | {last.test_accuracy:.2%} | {last.seconds:.0f} s |"
+    assert row in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_default_sigma_of_batch_norms_is_the_best_that_was_measured():
+    records = json.loads((ROOT / "results" / "batch_norm_sigma.json").read_text("utf-8"))["records"]
+    for model in {record["model"] for record in records}:
+        accuracies = {}
+        for record in records:
+            if record["model"] == model:
+                accuracies.setdefault(record["settings"]["batch_norm_sigma"], []).append(record["accuracy"])
+        means = {sigma: sum(values) / len(values) for sigma, values in accuracies.items()}
+        assert max(means, key=means.get) == rso.RSO(1, 1).batch_norm_sigma, means
