@@ -37,7 +37,9 @@ evaluations of the loss, so the time grows with weights x batch size x cycles. E
   python -m rso_lab train                                                        one_conv on digits, seconds
   python -m rso_lab train --model paper_cnn --cycles 1                           the paper's network on digits, minutes
   python -m rso_lab train --dataset mnist --batch-size 1024 --out mnist.json     one_conv on MNIST, minutes
-  python -m rso_lab train --batch-size 32                                        what a small mini-batch does"""
+  python -m rso_lab train --batch-size 32                                        what a small mini-batch does
+
+On a busy machine small networks train faster on one thread: set OMP_NUM_THREADS=1."""
 
 
 class Failure(Exception):
