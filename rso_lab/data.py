@@ -230,6 +230,8 @@ def _mean_and_deviation(x: NDArray) -> tuple[NDArray, NDArray]:
     """Mean and standard deviation of each channel, exactly, from how often each of the 256 grey values occurs."""
     channels = x.reshape(-1, x.shape[3] if x.ndim == 4 else 1).T
     counts = np.stack([np.bincount(channel, minlength=256) for channel in channels]) / channels.shape[1]
+    if counts.max() == 1:
+        raise ValueError("all training images are of one and the same grey: there is nothing to normalise by")
     values = np.arange(256)
     mean = counts @ values
     return mean, np.sqrt(counts @ values**2 - mean**2)

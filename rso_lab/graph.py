@@ -61,7 +61,8 @@ class Network(fx.Interpreter):
     def outputs(self, x: Tensor) -> Tensor:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
         last = self.nodes[-1]
-        return torch.cat([self.propagate({self.input: piece})[last] for piece in x.split(PIECE)])
+        pieces = [self.propagate({self.input: piece})[last] for piece in x.split(PIECE)]
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
     def propagate(
         self,
@@ -141,14 +142,31 @@ class Network(fx.Interpreter):
                 positions[node.target] = position
         return positions
 
+    @torch.no_grad()
+    @torch.random.fork_rng(devices=[])
     def _try(self, example: Tensor) -> Values:
+        """What each node puts out for a mini-batch. Refuses a graph that fails, draws at random or is not the model."""
         try:
-            with torch.no_grad():
-                return self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:])
+            values, again = (
+                self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:]) for _ in range(2)
+            )
+            outputs, traced = self.module(example), self.outputs(example)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ValueError(
                 f"the network fails in {self.running.target!r} on images of shape {tuple(example.shape)}: {error}"
             ) from error
+        for node in self.nodes[1:]:
+            if isinstance(values[node], Tensor) and not torch.allclose(values[node], again[node], equal_nan=True):
+                where = node.target if isinstance(node.target, str) else node.name
+                raise ValueError(f"{where!r} draws at random: the three losses would differ by chance")
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"{type(self.module).__name__} puts out a {type(outputs).__name__}: expected one tensor")
+        if not torch.allclose(outputs, traced, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise TypeError(
+                f"torch.fx sees another network than {type(self.module).__name__} is when called (a hook, or a forward "
+                "that depends on the data): change that, or train it with rso_lab.RSOptimizer"
+            )
+        return values
 
     def _find_layers(self, values: Values) -> list[Layer]:
         owners = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))

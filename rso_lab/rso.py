@@ -13,6 +13,7 @@
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
@@ -80,7 +81,7 @@ class RSO:
             else:
                 least = 0 if setting.name == "weight_decay" else math.ulp(0)
                 allowed = "a finite number, " + ("0 or more" if least == 0 else "more than 0")
-                fits = _is_number(value) and least <= value < math.inf
+                fits = _is_number(value) and least <= value <= sys.float_info.max
             if not fits:
                 raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
 

@@ -107,26 +107,25 @@ def _prepare(
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed!r}: expected a whole number, at least 0")
-    if evaluator not in EVALUATORS:
+    if evaluator not in tuple(EVALUATORS):
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
     if method.batch_size > len(data.x_train):
         raise ValueError(f"batch_size is {method.batch_size}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
     if isinstance(model, nn.Module):
         model.to(data.x_train.device)
-    few = slice(min(2, method.batch_size))
-    network = Network(model, data.x_train[few])
+    network = Network(model, data.x_train[: min(2, method.batch_size)])
     if not searched_layers(network, method):
         raise ValueError(f"{type(model).__name__} has only batch norms to search, and batch_norm is False")
     with torch.no_grad():
-        outputs = network.outputs(data.x_train[few])
+        outputs = network.outputs(data.x_train[:2])
     last = network.layers[-1].name
     if outputs.dim() != 2 or outputs.shape[1] < data.classes:
         raise ValueError(
             f"the outputs, from layer {last!r}, have shape {tuple(outputs.shape)}: expected (B, {data.classes})"
         )
     try:
-        float(loss(outputs, data.y_train[few]))
+        float(loss(outputs, data.y_train[:2]))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"loss(outputs, targets) must give one number for a mini-batch ({error})") from error
     generator = torch.Generator().manual_seed(seed)

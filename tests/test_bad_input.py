@@ -167,6 +167,11 @@ class Network(nn.Module):
         return self.own_forward(x.flatten(1), self)
 
 
+def hooked(model):
+    model.register_forward_hook(lambda module, inputs, outputs: -outputs)
+    return model
+
+
 def changed(model, change):
     change(model)
     return model
@@ -190,6 +195,26 @@ def integer_parameter(model):
 
 
 NETWORKS = {
+    "torch.dropout": (
+        lambda: Network(lambda x, s: torch.dropout(s.fc(x), 0.5, True), fc=nn.Linear(64, 10)),
+        ValueError,
+        "'dropout' draws at random",
+    ),
+    "random numbers": (
+        lambda: Network(lambda x, s: s.fc(x + torch.rand_like(x)), fc=nn.Linear(64, 10)),
+        ValueError,
+        "'rand_like' draws at random",
+    ),
+    "a hook": (
+        lambda: hooked(linear()),
+        TypeError,
+        "sees another network than Sequential.*RSOptimizer",
+    ),
+    "a tuple": (
+        lambda: Network(lambda x, s: (s.fc(x), x), fc=nn.Linear(64, 10)),
+        TypeError,
+        "Network puts out a tuple",
+    ),
     "a function": (lambda: F.relu, TypeError, r"a function: expected a torch\.nn\.Module"),
     "a class": (lambda: nn.Linear, TypeError, r"a type: expected a torch\.nn\.Module"),
     "active dropout": (
