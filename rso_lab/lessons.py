@@ -1,11 +1,42 @@
-"""Checks of a learner's answers: each names the likely mistake."""
+"""What the lessons call: their first cell, checks of a learner's answers that name the likely mistake, the ledger."""
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from rso_lab import doctor, rso
+from rso_lab.data import Data
+from rso_lab.graph import Network
 from rso_lab.history import History
+from rso_lab.models import build
+from rso_lab.visits import sweeps
+
+Choose = Callable[[float, float, float], object]  # (minus, keep, plus) -> the name of the candidate to take
+
+NAMES = ("minus", "keep", "plus")
+
+# Losses at w - δ, w and w + δ, and what they should teach.
+_CASES = [
+    ((0.9, 0.5, 0.7), "both changes raise the loss, so the weight is kept"),
+    ((0.7, 0.5, 0.4), "w + δ has the lowest loss"),
+    ((0.4, 0.5, 0.7), "w - δ has the lowest loss"),
+    ((0.3, 0.5, 0.4), "both changes lower the loss, and w - δ lowers it most"),
+    ((0.4, 0.5, 0.3), "both changes lower the loss, and w + δ lowers it most"),
+    ((0.5, 0.5, 0.5), "all three are equal: a change that gains nothing is not made"),
+    ((0.5, 0.5, 0.7), "w - δ is no better than w: a change that gains nothing is not made"),
+    ((0.7, 0.5, 0.5), "w + δ is no better than w: a change that gains nothing is not made"),
+]
+
+# What learners write instead, and what to tell them.
+_FIRST_THAT_HELPS = "You take the first change that helps. Compare both."
+_MISTAKES: list[tuple[Choose, str]] = [
+    (lambda m, k, p: NAMES[(m, k, p).index(max(m, k, p))], "You take the highest loss. The lowest is the best."),
+    (lambda m, k, p: NAMES[(m, k, p).index(min(m, k, p))], "On a tie your min takes the first. Ask about keep first."),
+    (lambda m, k, p: "minus" if m < k else "plus" if p < k else "keep", _FIRST_THAT_HELPS),
+    (lambda m, k, p: "plus" if p < k else "minus" if m < k else "keep", _FIRST_THAT_HELPS),
+    (lambda m, k, p: "keep" if k <= min(m, p) else "minus" if p < m else "plus", "minus and plus look exchanged."),
+]
 
 
 def begin() -> None:
@@ -17,38 +48,68 @@ def begin() -> None:
     doctor.check()
 
 
-def check_choose(answer: Callable[[float, float, float], object]) -> None:
-    """Check a learner's `choose(minus, keep, plus)`, which names the candidate to take."""
-    cases = [
-        ((0.9, 0.5, 0.7), "both changes raise the loss, so the weight is kept"),
-        ((0.7, 0.5, 0.4), "w + δ has the lowest loss"),
-        ((0.3, 0.5, 0.4), "both changes lower the loss, and w - δ lowers it most"),
-        ((0.5, 0.5, 0.5), "all three are equal: a change that gains nothing is not made"),
-        ((0.5, 0.5, 0.7), "w - δ is no better than w: a change that gains nothing is not made"),
-    ]
-    for losses, why in cases:
-        chosen, right = answer(*losses), rso.choose(rso.Losses(*losses))
-        if chosen in (None, ...):
-            print('Not done yet: choose returns nothing. It should return "minus", "keep" or "plus".')
-            return
-        if chosen != right:
-            minus, keep, plus = losses
-            worst = max(("minus", minus), ("keep", keep), ("plus", plus), key=lambda pair: pair[1])[0]
-            hint = " You may have taken the highest loss instead of the lowest." if chosen == worst != right else ""
-            print(f"Not yet. With the losses {minus} at w - δ, {keep} at w and {plus} at w + δ: {why}.")
-            print(f"Your answer was {chosen!r}, the right one is {right!r}.{hint}")
-            return
-    print("Right: your choose decides as the package does.")
+def check_choose(answer: Choose) -> bool:
+    """Check a learner's `choose(minus, keep, plus)`; prints what to change, and returns whether it is right."""
+    try:
+        answers = [answer(*losses) for losses, _ in _CASES]
+    except Exception as error:
+        print(f"Not yet: your choose stopped with {type(error).__name__}: {error}.")
+        return False
+    if all(given in (None, ...) for given in answers):
+        print('Not done yet: choose returns nothing. It should return "minus", "keep" or "plus".')
+        return False
+    for (losses, why), given in zip(_CASES, answers, strict=True):
+        right = rso.choose(rso.Losses(*losses))
+        if given != right:
+            print(f"Not yet. With the losses {losses[0]} at w - δ, {losses[1]} at w and {losses[2]} at w + δ: {why}.")
+            print(f"Your answer was {given!r}, the right one is {right!r}.")
+            if isinstance(given, float):
+                print("That is a loss: return the name of its candidate, in quotes.")
+            elif given not in NAMES:
+                print('It has to be one of "minus", "keep" and "plus".')
+            for mistake, advice in _MISTAKES:
+                if answers == [mistake(*losses) for losses, _ in _CASES]:
+                    print(advice)
+                    break
+            return False
+    print("Right: your choose takes the best of the three.")
+    return True
 
 
-def compare(prediction: float, measured: float, what: str) -> None:
-    """Print a learner's prediction, a share, beside what was measured."""
-    if isinstance(prediction, bool) or not isinstance(prediction, int | float) or not 0 <= prediction <= 1:
-        print(
-            f"Your prediction is {prediction!r}: write a share between 0 and 1, such as 0.5, and run both cells again."
-        )
+@torch.no_grad()
+def train_with(answer: Choose, data: Data) -> None:
+    """Train one_conv for a cycle with a learner's `choose` in place of the package's, and print how well it reads."""
+    if not check_choose(answer):
         return
-    print(f"{what}:  your prediction {prediction:.0%},  measured {measured:.0%}")
+    network = Network(build("one_conv", data), data.x_train[:2])
+    settings = rso.RSO(cycles=1, batch_size=min(1000, len(data.x_train)))
+    evaluator = rso.CachedEvaluator(network, data, F.cross_entropy)
+    sigmas = rso.initial_sigmas(network, settings)
+    parameters = dict(network.module.named_parameters())
+    generator = torch.Generator().manual_seed(0)
+    for layer, visits in sweeps(network.layers, settings.level, settings.order, settings.layer_order):
+        assert layer is not None
+        evaluator.begin_sweep(layer.position)
+        for visit in visits:
+            evaluator.begin_batch(rso.draw_batch(len(data.x_train), settings.batch_size, generator))
+            proposal = rso.propose(visit, parameters, sigmas, 1.0, settings.distribution, generator)
+            losses = evaluator.losses(proposal, settings.opposite)
+            rso.apply(proposal, answer(*losses))  # type: ignore[arg-type]
+    right = (network.outputs(data.x_test).argmax(dim=1) == data.y_test).double().mean().item()
+    print(f"After one cycle in which your choose decided every time: {right:.1%} of the test images right.")
+
+
+def compare(prediction: object, measured: float, what: str) -> None:
+    """Print a learner's prediction, a share, beside what was measured."""
+    if prediction is ...:
+        print(f"{what}: measured {measured:.0%}. You made no prediction this time.")
+        return
+    if isinstance(prediction, bool) or not isinstance(prediction, int | float) or not 0 <= prediction <= 1:
+        print(f"{what}: measured {measured:.0%}. Your prediction is {prediction!r}: write a number between 0 and 1.")
+        return
+    points = round(100 * (measured - prediction))
+    more = f"{abs(points)} percentage points {'more' if points > 0 else 'less'} than you thought"
+    print(f"{what}: measured {measured:.0%}, your prediction {prediction:.0%}, {more if points else 'spot on'}.")
 
 
 def ledger(history: History) -> None:
@@ -56,4 +117,4 @@ def ledger(history: History) -> None:
     last = history.cycles[-1]
     print(f"accuracy     {last.test_accuracy:.1%} of {history.settings['test_images']} test images")
     print(f"evaluations  {last.evaluations:,} losses, each over {history.settings['batch_size']} images")
-    print(f"seconds      {last.seconds:.1f}")
+    print(f"time         {last.seconds:.1f} s ({history.machine})")

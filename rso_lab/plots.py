@@ -29,7 +29,7 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None) -> 
     for history, (colour, style) in zip(histories, _STYLES * len(histories), strict=False):
         cycles = [record.cycle for record in history.cycles]
         shares = np.array([record.test_accuracy for record in history.cycles])
-        label = f"{history.settings['data']}, seed {history.seed}"
+        label = f"{history.settings['data']}, seed {history.seed}" if len(histories) > 1 else "the network"
         ax.plot(cycles, shares, style, color=colour, markersize=4, label=label)
     ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
     ax.set(xlabel="cycle (every weight visited once more)", ylabel="test images right", ylim=(0, 1))
@@ -41,19 +41,28 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None) -> 
 
 
 def loss_along_weight(
-    weights: NDArray, losses: NDArray, points: dict[str, tuple[float, float]], ax: Axes | None = None
+    weights: NDArray,
+    losses: NDArray,
+    candidates: dict[str, tuple[float, float]],
+    before: Sequence[tuple[float, float]] = (),
+    ax: Axes | None = None,
 ) -> Axes:
-    """The loss along one weight, with a dot (weight, loss) for each candidate: "minus", "keep" and "plus"."""
+    """The loss along one weight, with a dot (weight, loss) for each candidate: "minus", "keep" and "plus".
+
+    `before`: where the weight has been, drawn as faint dots.
+    """
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     ax.plot(weights, losses, color=GREY, label="loss, all other weights fixed")
     looks = {"minus": (ORANGE, "v", "w - δ"), "keep": (BLUE, "o", "w"), "plus": (GREEN, "^", "w + δ")}
-    for candidate, (weight, loss) in points.items():
+    for candidate, (weight, loss) in candidates.items():
         colour, marker, label = looks[candidate]
         ax.plot(weight, loss, marker, color=colour, markersize=9, label=f"{label}: {loss:.4f}", zorder=3)
-    best = min(points.values(), key=lambda point: point[1])
+    best = min(candidates.values(), key=lambda point: point[1])
     ax.plot(*best, "o", markersize=18, markerfacecolor="none", markeredgecolor="black", label="lowest of the three")
-    ax.set(xlabel="value of the weight", ylabel="loss (mean cross-entropy)")
+    if before:
+        ax.plot(*zip(*before, strict=True), "o", color=BLUE, alpha=0.3, markersize=6, label="w before")
+    ax.set(xlabel="value of the weight", ylabel="loss (lower is better)")
     ax.grid(alpha=0.3)
     ax.legend(loc="upper center", fontsize="small", ncols=2)
     return ax
@@ -61,15 +70,20 @@ def loss_along_weight(
 
 @torch.no_grad()
 def answers(model: nn.Module, data: Data, count: int = 8) -> Figure:
-    """The first test images, and what the model takes each for: "right" or "wrong" beside it, not by colour alone."""
-    shown = data.x_test[:count]
-    figure = Figure(figsize=(7, 1.4), layout="constrained")
-    axes = figure.subplots(1, len(shown), squeeze=False)
-    for ax, image, answer, label in zip(axes[0], shown, model(shown).argmax(dim=1), data.y_test, strict=False):
-        right = bool(answer == label)
-        ax.imshow(image.mean(dim=0).cpu().numpy(), cmap="gray_r")
-        ax.set_title(f"{answer}: {'right' if right else 'wrong'}", fontsize="small", color=BLUE if right else GREY)
+    """The first test images with the model's answer to each, and its accuracy on all of them."""
+    given = model(data.x_test).argmax(dim=1)
+    shown = data.x_test[:count].mean(dim=1).cpu().numpy()
+    figure = Figure(figsize=(7, 1.7), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    for ax, image, answer, label in zip(axes, shown, given, data.y_test, strict=False):
+        ax.imshow(image, cmap="gray_r")
         ax.axis("off")
+        if answer == label:
+            ax.set_title(f"says {answer}\nright", fontsize="small", color=BLUE)
+        else:
+            ax.set_title(f"says {answer}\nis {label}", fontsize="small", color=GREY)
+    right = int((given == data.y_test).sum())
+    figure.suptitle(f"{right} of all {len(given)} test images right: {right / len(given):.1%}", fontsize="medium")
     return figure
 
 

@@ -26,37 +26,42 @@ class Microscope(ipw.VBox):
     """The loss along one weight of a network, with the three candidates of a proposal whose change a slider sets.
 
     A button keeps the best of the three: it changes the model. The losses are those of one mini-batch of at most 1000
-    training images. `parameter` is a dotted parameter name, `index` the weight's place in it.
+    training images. `parameter` is a dotted parameter name, `index` the weight's place in it. Raises ValueError where
+    there is no such weight.
     """
 
-    def __init__(self, model: nn.Module, data: Data, parameter: str = "fc.weight", index: tuple[int, ...] = (0, 0)):
+    def __init__(self, model: nn.Module, data: Data, parameter: str, index: tuple[int, ...]):
         network = Network(model, data.x_train[:2])
-        layers = [layer for layer in network.layers if parameter in layer.parameters]
-        if not layers:
-            names = ", ".join(name for layer in network.layers for name in layer.parameters)
-            raise ValueError(f"parameter {parameter!r} is not known: choose from {names}")
+        layers = {name: layer for layer in network.layers for name in layer.parameters}
+        if parameter not in layers:
+            raise ValueError(f"parameter {parameter!r} is not known: choose from {', '.join(layers)}")
+        weights = layers[parameter].parameters[parameter].detach()
+        if len(index) != weights.dim() or not all(0 <= i < size for i, size in zip(index, weights.shape, strict=True)):
+            raise ValueError(f"index is {index}: {parameter} has shape {tuple(weights.shape)}, each number from 0 on")
+        self.weight = weights[index]
+        self.label = f"{parameter}{list(index)}"
         batch_size = min(1000, len(data.x_train))
+        self.sigma = initial_sigmas(network, RSO(1, batch_size))[parameter]
         self.evaluator = PlainEvaluator(network, data, F.cross_entropy)
-        self.evaluator.begin_sweep(layers[0].position)
+        self.evaluator.begin_sweep(layers[parameter].position)
         network.refresh_statistics(data.x_train)
         self.evaluator.begin_batch(draw_batch(len(data.x_train), batch_size, torch.Generator().manual_seed(0)))
-        self.weight = layers[0].parameters[parameter].detach()[index]
-        self.label = f"{parameter}{list(index)}"
-        self.sigma = initial_sigmas(network, RSO(1, batch_size))[parameter]
-        self.figure = Figure(figsize=(7, 3.4), layout="constrained")
+        self.before: list[tuple[float, float]] = []
+        self.figure = Figure(figsize=(7, 3.2), layout="constrained")
         self.axes = self.figure.subplots()
 
         step = self.sigma / 10
         self.delta = ipw.FloatSlider(
-            value=10 * step, min=0, max=30 * step, step=step, description="change δ", readout_format=".2f"
+            value=10 * step, min=step, max=30 * step, step=step, description="change δ", readout_format=".2f"
         )
         self.keep_best = ipw.Button(description="Keep the best", tooltip="Set the weight to the best of the three")
+        self.said = ipw.Label("Move the slider, then keep the best.")
         self.image = ipw.HTML()
         self.post = _poster()
         self.delta.observe(lambda change: self.post(self.draw), names="value")
         self.keep_best.on_click(lambda button: self.post(self.accept))
         self.look()
-        super().__init__([ipw.HBox([self.delta, self.keep_best]), self.image])
+        super().__init__([ipw.HBox([self.delta, self.keep_best, self.said]), self.image])
 
     @torch.no_grad()
     def loss_at(self, value: float) -> float:
@@ -75,23 +80,33 @@ class Microscope(ipw.VBox):
         return {name: (value, self.loss_at(value)) for name, value in values.items()}
 
     def look(self) -> None:
-        """Measure the loss along the weight, around where it is, and draw it."""
+        """Measure the loss along the weight, four sigma to either side of where it is, and draw it."""
         self.curve_weights = self.weight.item() + np.linspace(-4, 4, 61) * self.sigma
         self.curve_losses = np.array([self.loss_at(weight) for weight in self.curve_weights])
         self.draw()
 
     def accept(self) -> None:
-        """Set the weight to the candidate with the lowest loss."""
+        """Set the weight to the candidate with the lowest loss, and say what that brought."""
         points = self.candidates()
         choice = choose(Losses(**{name: loss for name, (_, loss) in points.items()}))
-        self.weight.fill_(points[choice][0])
-        self.look()
+        weight, loss = points[choice]
+        if choice == "keep":
+            lowest = self.curve_losses.min()
+            self.said.value = f"Kept: no change helps. You are at {loss:.3f}, the curve's lowest is {lowest:.3f}."
+            return
+        self.said.value = f"The loss fell from {points['keep'][1]:.3f} to {loss:.3f}."
+        self.before.append(points["keep"])
+        self.weight.fill_(weight)
+        if self.curve_weights[0] + self.sigma < weight < self.curve_weights[-1] - self.sigma:
+            self.draw()
+        else:
+            self.look()
 
     def draw(self) -> None:
         """Show curve and candidates as they are now."""
         points = self.candidates()
         self.axes.clear()
-        plots.loss_along_weight(self.curve_weights, self.curve_losses, points, self.axes)
+        plots.loss_along_weight(self.curve_weights, self.curve_losses, points, self.before, self.axes)
         self.axes.set_title(f"One weight under the microscope: {self.label}", fontsize="medium")
         losses = ", ".join(f"{name} {loss:.4f} at {weight:.3f}" for name, (weight, loss) in points.items())
         self.image.value = image(self.figure, f"Loss along weight {self.label}. Candidates: {losses}.")

@@ -12,11 +12,20 @@ def solution(minus, keep, plus):
     return "plus" if plus <= minus else "minus"
 
 
+NAMES = ("minus", "keep", "plus")
 MISTAKES = {
-    "highest": (lambda m, k, p: ["minus", "keep", "plus"][[m, k, p].index(max(m, k, p))], "highest loss"),
-    "ties": (lambda m, k, p: "plus" if p <= min(m, k) else "minus" if m <= k else "keep", "gains nothing"),
-    "never minus": (lambda m, k, p: "plus" if p < k else "keep", "w - δ lowers it most"),
-    "a number": (lambda m, k, p: min(m, k, p), "right one is"),
+    "highest": (lambda m, k, p: NAMES[(m, k, p).index(max(m, k, p))], "You take the highest loss."),
+    "first of equals": (lambda m, k, p: NAMES[(m, k, p).index(min(m, k, p))], "Ask about keep first."),
+    "first minus": (lambda m, k, p: "minus" if m < k else "plus" if p < k else "keep", "Compare both."),
+    "first plus": (lambda m, k, p: "plus" if p < k else "minus" if m < k else "keep", "Compare both."),
+    "exchanged": (lambda m, k, p: {"minus": "plus", "plus": "minus"}.get(solution(m, k, p), "keep"), "exchanged"),
+    "never minus": (lambda m, k, p: "plus" if p < k else "keep", "w - δ has the lowest loss"),
+    "plus on a tie": (lambda m, k, p: "plus" if p <= min(m, k) else solution(m, k, p), "gains nothing"),
+    "a number": (lambda m, k, p: min(m, k, p), "in quotes"),
+    "other names": (lambda m, k, p: "w", 'one of "minus", "keep" and "plus"'),
+    "an error": (lambda m, k, p: 1 / 0, "stopped with ZeroDivisionError"),
+    "one argument": (lambda losses: "keep", "stopped with TypeError"),
+    "nothing on a tie": (lambda m, k, p: solution(m, k, p) if m != k else None, "all three are equal"),
 }
 
 
@@ -40,12 +49,41 @@ def test_each_mistake_is_named(mistake, capsys):
     assert named in out
 
 
-def test_predictions_are_shown_beside_what_was_measured(capsys):
-    lessons.compare(0.5, 0.669, "right")
-    assert capsys.readouterr().out == "right:  your prediction 50%,  measured 67%\n"
+def test_a_learners_choose_trains_as_the_package_does(digits, capsys):
+    lessons.train_with(solution, digits)
+    model = rso.models.build("one_conv", digits)
+    history = rso.fit(model, digits, rso.RSO(1, len(digits.x_train)), seed=0)
+    assert f"every time: {history.cycles[-1].test_accuracy:.1%} of" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("prediction", [67, -0.1, "half", ..., None, float("nan")])
+@pytest.mark.parametrize("wrong", [lambda m, k, p: None, lambda m, k, p: "plus"])
+def test_a_wrong_choose_does_not_train(wrong, digits, capsys):
+    lessons.train_with(wrong, digits)
+    assert capsys.readouterr().out.startswith("Not")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "verdict"),
+    [
+        (0.5, "17 percentage points more"),
+        (0.9, "23 percentage points less"),
+        (0.67, "spot on"),
+        (1, "33 percentage points"),
+    ],
+)
+def test_predictions_are_shown_beside_what_was_measured(prediction, verdict, capsys):
+    lessons.compare(prediction, 0.669, "right")
+    out = capsys.readouterr().out
+    assert out.startswith("right: measured 67%, your prediction ")
+    assert verdict in out
+
+
+def test_no_prediction_is_no_fault(capsys):
+    lessons.compare(..., 0.669, "right")
+    assert capsys.readouterr().out == "right: measured 67%. You made no prediction this time.\n"
+
+
+@pytest.mark.parametrize("prediction", [67, -0.1, "half", None, float("nan")])
 def test_a_prediction_that_is_no_share_is_asked_for_again(prediction, capsys):
     lessons.compare(prediction, 0.669, "right")
     assert "between 0 and 1" in capsys.readouterr().out

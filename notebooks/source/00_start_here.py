@@ -13,7 +13,8 @@
 # %% [markdown]
 # # 00 · Start here: a network that learns by guess and compare
 #
-# **5 minutes · builds on nothing.** You know what a neural network is and can read a little Python.
+# **5 minutes, and 3 more for the exercise · builds on nothing.** You know roughly what a neural network is and can read a
+# little Python.
 #
 # Nearly every network is trained with *gradients*: calculus says in which direction to move each number in it. Here is
 # another way, without any calculus. After this lesson you can
@@ -23,6 +24,8 @@
 # * train a network that reads handwritten digits, and watch it get better.
 #
 # Click into the first grey cell below and press **Shift + Enter**: it runs, and you are in the next one. Go on like this.
+# The first cell takes up to ten seconds. It should print a line that begins with *Ready*; if it names something to fix, do
+# that first.
 
 # %%
 # %matplotlib inline
@@ -31,62 +34,68 @@ import rso_lab as rso
 rso.lessons.begin()
 
 # %% [markdown]
-# The line above should begin with *Ready*. If it names something to mend, do that first.
-
-# %% [markdown]
 # ## 1 · A network that knows nothing (1 minute)
 #
-# `data` holds 1797 handwritten digits, small pictures of 8 x 8 points. 1437 of them are for training, and 360, the *test
-# images*, are kept aside to see whether the network can read what it has never met.
+# `data` holds 1797 handwritten digits, small pictures of 8 x 8 pixels. 1437 of them are for training. The other 360, the
+# *test images*, are kept aside, to see whether the network can read pictures it has never seen.
 #
-# `model` is a small network. It looks at a picture and answers with a digit. Its answers depend on 690 numbers, its
-# **weights**, and these are random so far. So are its answers:
+# `model` is a small network. It looks at a picture and says a digit. What it says depends on 690 numbers, its
+# **weights**. They are random so far, and so is what it says:
 
 # %%
 data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 rso.plots.answers(model, data)
+
+# %% [markdown]
+# About one in ten is right: no better than guessing.
+
 # %% [markdown]
 # ## 2 · One weight under the microscope (2 minutes)
 #
-# How wrong are the answers? The **loss** says it in one number: the lower, the better. If we change one weight, the loss
+# How wrong is the network? The **loss** says it in one number: the lower, the better. If we change one weight, the loss
 # changes. That is all we need.
 #
-# The grey curve shows the loss for every value of *one* weight, while the other 689 stay as they are. There are three
-# dots on it: the weight as it is, **w**, and the weight moved by a change **δ** to either side, **w + δ** and
-# **w - δ**. A ring marks the lowest of the three.
+# The grey curve shows the loss over 1000 training images for a range of values of *one* weight, while the other 689 stay
+# as they are. There are three dots on it: the weight as it is, **w**, and the weight moved by a change **δ** (delta) to
+# either side, **w - δ** and **w + δ**. A ring marks the lowest of the three.
 #
 # 1. Move the slider. It sets how large the change δ is.
-# 2. Press **Keep the best**. The weight moves to the ring, if the ring is not around w already.
-# 3. Go on until neither a large nor a small δ helps. How low does the loss get?
+# 2. Press **Keep the best**. If a change lowers the loss, the weight moves to the ring.
+# 3. Go on until neither a large nor a small δ helps.
 
 # %%
 data = rso.load("digits")
-model = rso.models.build("one_conv", data)
-rso.widgets.Microscope(model, data, parameter="conv1.weight", index=(3, 0, 1, 0))
+toy = rso.models.build("one_conv", data)
+rso.widgets.Microscope(toy, data, "conv1.weight", index=(3, 0, 1, 0))
 
 # %% [markdown]
-# You never asked which way is down. You guessed a change, compared three losses and kept the best: **guess and compare,
-# that is training.** The method is called **RSO**, *random search optimization* (Tripathi & Singh, 2020). It does for
-# every weight what you did for one, with one difference: it does not choose δ as you did. It draws it at random.
+# You could see the whole curve. You did not need it: three dots were enough to go down. Compare three losses and keep the
+# best: **guess and compare, that is training.** The method is called **RSO**, *random search optimization* (Tripathi &
+# Singh, 2020). It does for every weight what you did for one, with two differences: δ is drawn at random, and each weight
+# gets just one guess before it is the next one's turn.
 #
-# One weight changes little, as you saw. The network has 690.
+# One weight alone cannot make the network read. It has 690.
 
 # %% [markdown]
 # ## 3 · All weights, and your prediction (2 minutes)
 #
-# RSO visits the 690 weights one after the other and makes *one* guess for each: δ at random, three losses, the best is
-# kept. When every weight had its turn, that is one **cycle**.
+# RSO visits the 690 weights one after the other and makes one guess for each: δ at random, three losses, the best is kept.
+# When every weight has had its turn, that is one **cycle**.
 #
-# The random network reads about 1 in 10 test images right, as anyone would who guesses among ten digits. What do you
-# think: how many will it read right after *one* cycle? Write it down before you go on: 0.1 is one in ten, 1.0 is all.
+# The random network got about 1 in 10 test images right. What do you think: how many will it get right after *one* cycle?
+# Put a number in place of the three dots before you go on: 0.1 is one in ten, 1.0 is all.
 
 # %%
-prediction = 0.5  # <- your prediction
+prediction = ...  # <- your prediction, between 0 and 1
 
 # %% [markdown]
-# Now let it run for ten cycles: 20,700 losses, some ten to twenty seconds. The picture is drawn anew after each cycle.
+# Now let it run for ten cycles, 20,700 losses. The bar shows how far it is, and the picture is updated after each cycle.
 # (The square ■ in the toolbar stops it. The network stays usable.)
+#
+# `batch_size=1000`: for each guess RSO draws 1000 of the 1437 training images anew, a **mini-batch**. With larger data sets
+# that saves much time. All three losses of one guess use the *same* mini-batch: otherwise luck with the images would
+# decide, and not the weight.
 
 # %%
 data = rso.load("digits")
@@ -95,27 +104,37 @@ method = rso.RSO(cycles=10, batch_size=1000)
 history = rso.widgets.watch(rso.histories(model, data, method, seed=0))
 
 # %%
-rso.lessons.compare(prediction, history.cycles[0].test_accuracy, "test images right after one cycle")
+rso.lessons.compare(prediction, history.cycles[0].test_accuracy, "Test images right after one cycle")
 
 # %% [markdown]
-# To save time, each loss is taken over 1000 training images drawn at random, not over all of them: a **mini-batch**, and
-# `batch_size` is its size. All three losses of a guess use the *same* mini-batch. Otherwise luck with the images would
-# decide, and not the weight.
-#
-# Here are the same test images as at the beginning, and what the network takes them for now:
+# The same test images as at the beginning, and what the network says now:
 
 # %%
 rso.plots.answers(model, data)
 
 # %% [markdown]
-# ## 4 · Exercise: the heart of it in three lines
+# **The ledger.** This is what it reached, and at what price. Every lesson will end with one.
+
+# %%
+rso.lessons.ledger(history)
+
+# %% [markdown]
+# ## 4 · Exercise: the heart of it in three lines (3 minutes)
 #
-# **Difficulty: easy · 2 minutes.** Write `choose`. It gets the three losses and returns the name of the candidate to take:
-# `"minus"`, `"keep"` or `"plus"`. A change must *lower* the loss; where it gains nothing, the weight is kept.
+# **Difficulty: easy.** Write `choose`. It gets the three losses and returns the name of the candidate to take: `"minus"`,
+# `"keep"` or `"plus"`. A change must *lower* the loss; where it gains nothing, the weight is kept. (If both changes gain the
+# same, either will do.)
+#
+# <details><summary>Help, I get an error</summary>
+#
+# `IndentationError`: the lines of the function begin with four spaces. `NameError`: the losses are called `minus`, `keep`
+# and `plus`, without quotes; the names to return are in quotes.
+#
+# </details>
 #
 # <details><summary>Hint 1</summary>
 #
-# Which of the three is the lowest? Python's `min(minus, keep, plus)` finds the value; you need its name.
+# `min(minus, plus)` is the better of the two changes. When is it not good enough?
 #
 # </details>
 #
@@ -135,29 +154,31 @@ def choose(minus, keep, plus):
     ### END SOLUTION
 
 
+# %% [markdown]
+# The next cell checks it. If it is right, your `choose` trains the network for one cycle: every decision is yours.
+
 # %%
-rso.lessons.check_choose(choose)
+rso.lessons.train_with(choose, rso.load("digits"))
 
 # %% [markdown]
 # ## 5 · What you take home
 #
 # * **Guess and compare, that is training:** for one weight after another, take the loss at w - δ, w and w + δ, and keep
 #   the best.
-# * No gradient, and no *learning rate* (the setting that says how far to follow a gradient). But three losses for every
-#   single weight, and that is what it costs.
+# * No gradient is computed. The price is three losses for every single weight.
+# * How far a guess typically goes matters, as the *learning rate* does in training with gradients. Lesson 03 is about it.
 #
-# **The ledger.** Each lesson ends with it, so that you can compare:
-
-# %%
-rso.lessons.ledger(history)
-
-# %% [markdown]
-# **What the paper says.** With a network of six such layers and 12,026 weights, RSO reads 98.0 % of the test images of
-# MNIST (larger handwritten digits, 28 x 28 points) after 5 cycles, and 99.12 % after 50. Your network is much smaller, its
-# pictures are others, and one test image more or less is 0.3 points here: so the numbers cannot be compared directly. That
-# the first cycles gain most shows in both.
+# **What the paper says.** With a larger network, six convolution layers and 12,026 weights, RSO gets 98.0 % of the test
+# images of MNIST right (larger handwritten digits, 28 x 28 pixels) after 5 cycles, and 99.12 % after 50. Your network is
+# much smaller, the pictures are different, and one test image more or less is 0.3 percentage points here: the numbers
+# cannot be compared directly. In both, most of the gain comes in the first cycles.
 #
-# **Go on playing.** Change `cycles=10` or `batch_size=1000` in section 3, or the `index` in section 2, and run the cell
-# again.
+# **Go on playing.**
+#
+# * In section 2, look at another weight: `index=(2, 0, 1, 2)` is steep, `index=(0, 0, 1, 2)` is nearly at its lowest. The
+#   first number is 0 to 3, the second 0, the last two 0 to 2.
+# * In section 3, try `batch_size=16`. What do you lose, what do you gain?
+# * In section 3, try `cycles=2`. It is not the first part of the run of ten: RSO makes its guesses smaller from cycle to
+#   cycle, down to a tenth in the last.
 #
 # **The question for the next lesson.** All this began with random weights. *How* random should they be?
