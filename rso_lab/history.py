@@ -91,4 +91,4 @@ def machine(device: torch.device) -> str:
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     processor = next(iter(models), platform.processor() or platform.machine())
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    return f"{platform.system()}, {processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
+    return f"{platform.system()}, {processor}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}{gpu}"

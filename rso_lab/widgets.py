@@ -80,8 +80,9 @@ class Microscope(ipw.VBox):
         return {name: (value, self.loss_at(value)) for name, value in values.items()}
 
     def look(self) -> None:
-        """Measure the loss along the weight, four sigma to either side of where it is, and draw it."""
-        self.curve_weights = self.weight.item() + np.linspace(-4, 4, 61) * self.sigma
+        """Measure the loss along the weight, four sigma to either side of where it is and has been, and draw it."""
+        places = [self.weight.item(), *(weight for weight, _ in self.before)]
+        self.curve_weights = np.linspace(min(places) - 4 * self.sigma, max(places) + 4 * self.sigma, 61)
         self.curve_losses = np.array([self.loss_at(weight) for weight in self.curve_weights])
         self.draw()
 
@@ -97,10 +98,7 @@ class Microscope(ipw.VBox):
         self.said.value = f"The loss fell from {points['keep'][1]:.3f} to {loss:.3f}."
         self.before.append(points["keep"])
         self.weight.fill_(weight)
-        if self.curve_weights[0] + self.sigma < weight < self.curve_weights[-1] - self.sigma:
-            self.draw()
-        else:
-            self.look()
+        self.look()
 
     def draw(self) -> None:
         """Show curve and candidates as they are now."""
