@@ -47,12 +47,18 @@ class Microscope(ipw.VBox):
         network.refresh_statistics(data.x_train)
         self.evaluator.begin_batch(draw_batch(len(data.x_train), batch_size, torch.Generator().manual_seed(0)))
         self.before: list[tuple[float, float]] = []
-        self.figure = Figure(figsize=(7, 3.2), layout="constrained")
+        self.figure = Figure(figsize=(7, 2.9), layout="constrained")
         self.axes = self.figure.subplots()
 
         step = self.sigma / 10
         self.delta = ipw.FloatSlider(
-            value=10 * step, min=step, max=30 * step, step=step, description="change δ", readout_format=".2f"
+            value=10 * step,
+            min=step,
+            max=30 * step,
+            step=step,
+            description="change δ",
+            readout_format=".2f",
+            layout=ipw.Layout(min_width="250px"),
         )
         self.keep_best = ipw.Button(description="Keep the best", tooltip="Set the weight to the best of the three")
         self.said = ipw.Label("Move the slider, then keep the best.")
@@ -61,7 +67,8 @@ class Microscope(ipw.VBox):
         self.delta.observe(lambda change: self.post(self.draw), names="value")
         self.keep_best.on_click(lambda button: self.post(self.accept))
         self.look()
-        super().__init__([ipw.HBox([self.delta, self.keep_best, self.said]), self.image])
+        controls = ipw.HBox([self.delta, self.keep_best, self.said], layout=ipw.Layout(flex_flow="row wrap"))
+        super().__init__([controls, self.image])
 
     @torch.no_grad()
     def loss_at(self, value: float) -> float:

@@ -67,7 +67,8 @@ rso.plots.answers(model, data)
 # %%
 data = rso.load("digits")
 toy = rso.models.build("one_conv", data)
-rso.widgets.Microscope(toy, data, "conv1.weight", index=(3, 0, 1, 0))
+weight = (3, 0, 1, 0)
+rso.widgets.Microscope(toy, data, "conv1.weight", weight)
 
 # %% [markdown]
 # You could see the whole curve. You did not need it: three dots were enough to go down. Compare three losses and keep the
@@ -175,8 +176,8 @@ rso.lessons.train_with(choose, rso.load("digits"))
 #
 # **Go on playing.**
 #
-# * In section 2, look at another weight: `index=(2, 0, 1, 2)` is steep, `index=(0, 0, 1, 2)` is nearly at its lowest. The
-#   first number is 0 to 3, the second 0, the last two 0 to 2.
+# * In section 2, look at another weight: `(2, 0, 1, 2)` is steep, `(0, 0, 1, 2)` is nearly at its lowest. The first number
+#   is 0 to 3, the second 0, the last two 0 to 2.
 # * In section 3, try `batch_size=16`. What do you lose, what do you gain?
 # * In section 3, try `cycles=2`. It is not the first part of the run of ten: RSO makes its guesses smaller from cycle to
 #   cycle, down to a tenth in the last.
