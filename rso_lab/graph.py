@@ -97,7 +97,8 @@ class Network(fx.Interpreter):
         """What the module `target` puts out: fx calls this for each module in the graph."""
         module = self.fetch_attr(target)
         if isinstance(module, _BatchNorm) and self.batch_norms[target] >= self.batch_statistics_from:
-            return F.batch_norm(args[0], None, None, module.weight, module.bias, training=True, eps=module.eps)
+            (x,) = (*args, *kwargs.values())
+            return F.batch_norm(x, None, None, module.weight, module.bias, training=True, eps=module.eps)
         return module(*args, **kwargs)
 
     def frontier(self, position: int) -> list[fx.Node]:
@@ -114,7 +115,7 @@ class Network(fx.Interpreter):
         """
         for name, position in self.batch_norms.items():
             if name in self.stale and (before is None or position < before):
-                mean, variance = self._mean_and_variance(self.nodes[position].args[0], position, x)
+                mean, variance = self._mean_and_variance(self.nodes[position].all_input_nodes[0], position, x)
                 module = self.fetch_attr(name)
                 module.running_mean.copy_(mean)
                 module.running_var.copy_(variance)
@@ -182,7 +183,7 @@ class Network(fx.Interpreter):
                 for key, parameter in module.named_parameters(recurse=called)
                 if parameter.requires_grad and not (key == "bias" and self._cancels(position, values))
             }
-            source = self.nodes[position].args[0].target if isinstance(module, _BatchNorm) else None
+            source = self.nodes[position].all_input_nodes[0].target if isinstance(module, _BatchNorm) else None
             if parameters:
                 layers[name] = Layer(name, module, parameters, position, source if source in layers else None)
         return list(layers.values())

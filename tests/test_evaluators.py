@@ -27,7 +27,7 @@ class Residual(nn.Module):
         self.fc = nn.Linear(64, 10)
 
     def forward(self, x):
-        x = F.relu(self.bn(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn(input=self.conv1(x)), inplace=True)
         y = self.norm(self.conv2(x))
         y += x * self.scale[0].view(1, 4, 1, 1)
         y = torch.cat([y, x], dim=1)[:, 2:6]
