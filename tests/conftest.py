@@ -9,6 +9,13 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _several_pieces(monkeypatch):
+    """The tests' data sets are small: cut them into several pieces, too."""
+    monkeypatch.setattr("rso_lab.graph.PIECE", 50)
+    monkeypatch.setattr("rso_lab.rso.PIECE", 50)
+
+
 @pytest.fixture(scope="session")
 def digits():
     """A slice of the digits, float32."""
