@@ -1,5 +1,6 @@
 """RSOptimizer makes the very decisions of the search, in a loop of one's own."""
 
+import itertools
 import math
 
 import pytest
@@ -54,6 +55,14 @@ def test_it_trains_what_cannot_be_traced_and_fit_points_to_it(digits):
     assert closure().item() == pytest.approx(losses[-1], rel=1e-6)
     assert losses[-1] < losses[0]
     assert not torch.equal(before, model.fc.weight)
+
+
+def test_sigma_is_annealed_over_the_cycles_and_then_stays(digits):
+    model = rso.models.build("one_conv", digits)
+    optimizer = rso.RSOptimizer(model.named_parameters(), seed=0, cycles=3)
+    scales = [scale for scale, _ in itertools.islice(optimizer.visits, 5 * 690)]
+    assert scales[::690] == pytest.approx([1, 0.55, 0.1, 0.1, 0.1])
+    assert scales[689::690] == scales[::690]
 
 
 def test_parameters_that_do_not_require_a_gradient_are_left_alone(digits):

@@ -1,0 +1,144 @@
+"""What is told from the graph: which parameters are searched, in which order, and what each batch norm holds."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import rso_lab as rso
+from rso_lab.graph import Network
+from rso_lab.visits import layer_sequence
+
+X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Custom(nn.Module):
+    """A module whose forward is given."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self.own_forward = forward
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        return self.own_forward(self, x)
+
+
+def searched(model):
+    return {name for layer in Network(model, X[:2]).layers for name in layer.parameters}
+
+
+def sequence(model, layer_order):
+    return [layer.name for layer in layer_sequence(Network(model, X[:2]).layers, layer_order)]
+
+
+def head(self, x):
+    return self.fc(x.mean(dim=(2, 3)))
+
+
+def parts():
+    return {"conv": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), "fc": nn.Linear(4, 10)}
+
+
+def test_a_bias_is_left_out_only_where_nothing_but_batch_norms_takes_it():
+    behind = Custom(lambda self, x: head(self, self.bn(self.conv(x))), **parts())
+    assert searched(behind) == {"conv.weight", "bn.weight", "bn.bias", "fc.weight", "fc.bias"}
+
+    def beside(self, x):
+        x = self.conv(x)
+        return head(self, self.bn(x) + x)
+
+    assert "conv.bias" in searched(Custom(beside, **parts()))
+    relu_between = Custom(lambda self, x: head(self, self.bn(F.relu(self.conv(x)))), **parts())
+    assert "conv.bias" in searched(relu_between)
+
+
+def test_a_bias_of_each_feature_is_searched_where_the_batch_norm_has_other_channels():
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 5), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(15, 10))
+    assert "1.bias" in searched(model)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5), nn.Linear(5, 10))
+    assert "1.bias" not in searched(flat)
+
+
+def test_a_batch_norm_comes_right_after_its_layer_in_both_orders():
+    model = rso.models.depth5()
+    forward = [layer.name for layer in Network(model, torch.randn(2, 3, 32, 32)).layers]
+    assert forward[:4] == ["conv1.conv", "conv1.bn", "conv2.conv", "conv2.bn"]
+    expected = []
+    for conv, bn in zip(forward[:-1:2], forward[1:-1:2], strict=True):
+        expected = [conv, bn, *expected]
+    network = Network(model, torch.randn(2, 3, 32, 32))
+    assert [layer.name for layer in layer_sequence(network.layers, "output_first")] == ["fc", *expected]
+    assert [layer.name for layer in layer_sequence(network.layers, "input_first")] == forward
+
+
+def test_a_batch_norm_that_follows_no_layer_directly_has_a_place_of_its_own():
+    model = Custom(lambda self, x: head(self, self.bn(F.relu(self.conv(x)))), **parts())
+    assert sequence(model, "output_first") == ["fc", "bn", "conv"]
+    first = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 10))
+    assert sequence(first, "output_first") == ["2", "0"]
+
+
+def test_layers_are_in_the_order_of_execution_not_of_definition():
+    def forward(self, x):
+        return self.first(F.relu(self.second(x.flatten(1))))
+
+    model = Custom(forward, first=nn.Linear(7, 10), second=nn.Linear(192, 7))
+    assert sequence(model, "input_first") == ["second", "first"]
+
+
+def in_place(self, x):
+    x = F.relu(self.conv(x))
+    y = self.conv2(x)
+    x += y
+    return head(self, x)
+
+
+def early_parameter(self, x):
+    scale = self.scale
+    return head(self, self.conv(x) * scale.view(1, 4, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Custom(in_place, conv2=nn.Conv2d(4, 4, 3, padding=1), **parts()),
+        lambda: Custom(early_parameter, scale=nn.Parameter(torch.linspace(1, 2, 4)), **parts()),
+    ],
+    ids=["a kept activation is overwritten", "a parameter is read before it is used"],
+)
+def test_plain_and_cached_agree_on_odd_code(model):
+    labels = torch.arange(6) % 10
+    data = rso.Data.from_arrays(X.double(), labels, X.double(), labels)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = model().double()
+    cached = Custom(plain.own_forward, **dict(model().double().named_children()))
+    if hasattr(plain, "scale"):
+        cached.scale = nn.Parameter(plain.scale.detach().clone())
+    cached.load_state_dict(plain.state_dict())
+    steps = [
+        rso.steps(net, data, rso.RSO(1, 5), seed=0, evaluator=evaluator)
+        for net, evaluator in ((plain, "plain"), (cached, "cached"))
+    ]
+    for a, b in zip(*steps, strict=True):
+        assert b.losses == pytest.approx(a.losses, rel=1e-11)
+        assert a.choice == b.choice
+        with torch.no_grad():
+            now = F.cross_entropy(plain(data.x_train[a.batch]), labels[a.batch]).item()
+        assert getattr(a.losses, a.choice) == pytest.approx(now, rel=1e-11)
+
+
+def test_statistics_are_those_of_all_images_of_the_network_in_force():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3), nn.BatchNorm1d(3)
+    )
+    x = 1000 + torch.randn(130, 3, 8, 8, generator=torch.Generator().manual_seed(1))  # large mean: cancellation shows
+    network = Network(model, x[:2])
+    network.refresh_statistics(x)
+    with torch.no_grad():
+        inside = model[0].double()(x.double())
+        assert torch.allclose(model[1].running_mean.double(), inside.mean((0, 2, 3)), rtol=1e-5)
+        assert torch.allclose(model[1].running_var.double(), inside.var((0, 2, 3), correction=0), rtol=1e-3)
+    assert not network.stale
