@@ -1,6 +1,5 @@
 """What torch.fx tells of a network: its layers in execution order, and how to run any part of it."""
 
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -196,14 +195,12 @@ class Network(fx.Interpreter):
         return per_channel and all(user.target in self.batch_norms for user in node.users)
 
     def _writes_in_place(self, node: fx.Node) -> bool:
+        """Whether a node changes a tensor that it was given; fx makes `x += y` a sum of its own."""
         if node.op == "call_module":
             return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))
-        if node.op == "call_method":
-            return str(node.target).endswith("_") and not str(node.target).endswith("__")
-        return bool(node.kwargs.get("inplace")) or node.target in _IN_PLACE
-
-
-_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        inplace = bool(node.kwargs.get("inplace")) or any(argument is True for argument in node.args)
+        return node.op.startswith("call") and (inplace or (name.endswith("_") and not name.endswith("__")))
 
 
 class _Tracer(fx.Tracer):

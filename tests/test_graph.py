@@ -88,11 +88,13 @@ def test_layers_are_in_the_order_of_execution_not_of_definition():
     assert sequence(model, "input_first") == ["second", "first"]
 
 
-def in_place(self, x):
-    x = F.relu(self.conv(x))
-    y = self.conv2(x)
-    x += y
-    return head(self, x)
+def in_place(write):
+    def forward(self, x):
+        x = F.leaky_relu(self.conv(x))
+        y = self.conv2(x)
+        return head(self, write(x, y))
+
+    return lambda: Custom(forward, conv2=nn.Conv2d(4, 4, 3, padding=1), **parts())
 
 
 def early_parameter(self, x):
@@ -103,10 +105,13 @@ def early_parameter(self, x):
 @pytest.mark.parametrize(
     "model",
     [
-        lambda: Custom(in_place, conv2=nn.Conv2d(4, 4, 3, padding=1), **parts()),
+        in_place(lambda x, y: x.add_(y)),
+        in_place(lambda x, y: F.relu(x, inplace=True) + y),
+        in_place(lambda x, y: F.relu(x, True) + y),
+        in_place(lambda x, y: torch.relu_(x) + y),
         lambda: Custom(early_parameter, scale=nn.Parameter(torch.linspace(1, 2, 4)), **parts()),
     ],
-    ids=["a kept activation is overwritten", "a parameter is read before it is used"],
+    ids=["add_", "inplace=True", "inplace by position", "relu_", "a parameter read before it is used"],
 )
 def test_plain_and_cached_agree_on_odd_code(model):
     labels = torch.arange(6) % 10
