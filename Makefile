@@ -19,7 +19,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 .PHONY: lab demo test lint notebooks clean
 
 lab: $(VENV)/kit
-	$(PY) -m rso_lab doctor
+	-$(PY) -m rso_lab doctor
 	$(PY) -m jupyterlab $(ROOT) --LabApp.default_url=$(FIRST_LESSON) $(ARGS)
 
 demo: $(VENV)/kit

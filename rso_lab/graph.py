@@ -1,5 +1,6 @@
 """What torch.fx tells of a network: its layers in execution order, and how to run any part of it."""
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,11 @@ class Layer:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
 
+def pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """The rows of x (N, ...) in pieces of nearly equal size, at most PIECE each."""
+    return x.tensor_split(-(-len(x) // PIECE))
+
+
 class Network(fx.Interpreter):
     """A model that can be run from any node on, its batch norms on their own or on the mini-batch's statistics.
 
@@ -60,8 +66,8 @@ class Network(fx.Interpreter):
     def outputs(self, x: Tensor) -> Tensor:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
         last = self.nodes[-1]
-        pieces = [self.propagate({self.input: piece})[last] for piece in x.split(PIECE)]
-        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        outputs = [self.propagate({self.input: piece})[last] for piece in pieces(x)]
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def propagate(
         self,
@@ -82,7 +88,9 @@ class Network(fx.Interpreter):
         nodes = constants + self.nodes[start:stop]
         kept = {*keep, *nodes[-1:]}
         self.args_iter = iter(())
-        self.env = {node: value.clone() for node, value in values.items()} if self.writes_in_place else dict(values)
+        self.env = dict(values)
+        if self.writes_in_place:  # copied together, so that views stay views
+            self.env = dict(zip(values, copy.deepcopy(list(values.values())), strict=True))
         for node in nodes:
             self.running = node
             self.env[node] = self.run_node(node)
@@ -122,15 +130,18 @@ class Network(fx.Interpreter):
 
     def _mean_and_variance(self, node: fx.Node, stop: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Per channel of what `node` puts out for all of x."""
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for piece in x.split(PIECE):
+        count, shift, total, squares = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+        for piece in pieces(x):
             channels = self.propagate({self.input: piece}, stop=stop, keep=[node])[node].double()
             channels = channels.transpose(0, 1).flatten(1)
+            if count == 0:  # near the mean, so that the squares do not cancel
+                shift = channels.mean(dim=1, keepdim=True)
+                total, squares = torch.zeros_like(shift[:, 0]), torch.zeros_like(shift[:, 0])
             count += channels.shape[1]
-            total = total.to(channels) + channels.sum(1)
-            squares = squares.to(channels) + channels.square().sum(1)
+            total += (channels - shift).sum(1)
+            squares += (channels - shift).square().sum(1)
         mean = total / count
-        return mean, (squares / count - mean.square()).clamp(min=0)
+        return mean + shift[:, 0], (squares / count - mean.square()).clamp(min=0)
 
     def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:
         """Where in `nodes` each of the chosen modules is called."""
@@ -150,7 +161,7 @@ class Network(fx.Interpreter):
             values, again = (
                 self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:]) for _ in range(2)
             )
-            outputs, traced = self.module(example), self.outputs(example)
+            outputs, traced = self.module(example.clone()), self.outputs(example)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ValueError(
                 f"the network fails in {self.running.target!r} on images of shape {tuple(example.shape)}: {error}"
@@ -169,22 +180,26 @@ class Network(fx.Interpreter):
         return values
 
     def _find_layers(self, values: Values) -> list[Layer]:
-        owners = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))
+        called = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))
+        owners = dict(called)
         for position, node in enumerate(self.nodes):  # parameters that a module's own forward reads
             if node.op == "get_attr" and isinstance(self.fetch_attr(node.target), nn.Parameter):
+                if any(node.target.startswith(f"{name}.") for name in called):
+                    raise ValueError(f"{node.target!r} is read beside its module's call: tied parameters")
                 owners.setdefault(node.target.rpartition(".")[0], position)
         layers: dict[str, Layer] = {}
         for name, position in sorted(owners.items(), key=lambda owner: owner[1]):
             module = self.module.get_submodule(name)
-            called = self.nodes[position].op == "call_module"
             parameters = {
                 f"{name}.{key}".lstrip("."): parameter
-                for key, parameter in module.named_parameters(recurse=called)
+                for key, parameter in module.named_parameters(recurse=name in called)
                 if parameter.requires_grad and not (key == "bias" and self._cancels(position, values))
             }
             source = self.nodes[position].all_input_nodes[0].target if isinstance(module, _BatchNorm) else None
+            if source not in layers or layers[source].is_batch_norm:
+                source = None
             if parameters:
-                layers[name] = Layer(name, module, parameters, position, source if source in layers else None)
+                layers[name] = Layer(name, module, parameters, position, source)
         return list(layers.values())
 
     def _cancels(self, position: int, values: Values) -> bool:
@@ -199,7 +214,9 @@ class Network(fx.Interpreter):
         if node.op == "call_module":
             return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        inplace = bool(node.kwargs.get("inplace")) or any(argument is True for argument in node.args)
+        inplace = (
+            bool(node.kwargs.get("inplace")) or "out" in node.kwargs or any(argument is True for argument in node.args)
+        )
         return node.op.startswith("call") and (inplace or (name.endswith("_") and not name.endswith("__")))
 
 
@@ -235,6 +252,8 @@ def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
         if other != name:
             raise ValueError(f"{name!r} and {other!r} are tied, one tensor in two places: this cannot be searched")
     for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and type(module).forward is not _BatchNorm.forward:
+            raise TypeError(f"batch norm {name!r} has a forward of its own: its statistics cannot be held")
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise ValueError(f"batch norm {name!r} has track_running_stats=False: it has no place for its statistics")
 

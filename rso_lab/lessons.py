@@ -10,7 +10,6 @@ from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.models import build
-from rso_lab.visits import sweeps
 
 Choose = Callable[[float, float, float], object]  # (minus, keep, plus) -> the name of the candidate to take
 
@@ -85,16 +84,13 @@ def train_with(answer: Choose, data: Data) -> None:
     settings = rso.RSO(cycles=1, batch_size=min(1000, len(data.x_train)))
     evaluator = rso.CachedEvaluator(network, data, F.cross_entropy)
     sigmas = rso.initial_sigmas(network, settings)
-    parameters = dict(network.module.named_parameters())
     generator = torch.Generator().manual_seed(0)
-    for layer, visits in sweeps(network.layers, settings.level, settings.order, settings.layer_order):
-        assert layer is not None
-        evaluator.begin_sweep(layer.position)
-        for visit in visits:
-            evaluator.begin_batch(rso.draw_batch(len(data.x_train), settings.batch_size, generator))
-            proposal = rso.propose(visit, parameters, sigmas, 1.0, settings.distribution, generator)
-            losses = evaluator.losses(proposal, settings.opposite)
-            rso.apply(proposal, answer(*losses))  # type: ignore[arg-type]
+
+    def decide(losses: rso.Losses) -> rso.Choice:
+        return answer(*losses)  # type: ignore[return-value]
+
+    for _ in rso.search_cycle(1, sigmas, network, data, settings, evaluator, generator, decide):
+        pass
     right = (network.outputs(data.x_test).argmax(dim=1) == data.y_test).double().mean().item()
     print(f"After one cycle in which your choose decided every time: {right:.1%} of the test images right.")
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rso_lab.data import Data
 
@@ -18,17 +19,21 @@ from rso_lab.data import Data
 def he_init_(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights from N(0, sqrt(2 / fan_in)), fan_in = |w_i| for output neuron i; biases 0, batch-norm gamma 1, beta 0.
 
-    He et al. 2015, as in Algorithm 1, lines 2-5, of the paper. Changes `model` in place and returns it.
+    He et al. 2015, as in Algorithm 1, lines 2-5, of the paper. Of convolutions, linear layers and batch norms; other
+    layers stay as they are. Changes `model` in place and returns it.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() >= 2:
-                fan_in = parameter[0].numel()
-                draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_(draw * (2 / fan_in) ** 0.5)
-            else:
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                fan_in = module.weight[0].numel()
+                draw = torch.randn(module.weight.shape, generator=generator, dtype=torch.float64)
+                module.weight.copy_(draw * (2 / fan_in) ** 0.5)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, _BatchNorm) and module.affine:
+                module.weight.fill_(1)
+                module.bias.zero_()
     return model
 
 

@@ -10,6 +10,16 @@ from torch import nn
 from rso_lab.rso import RSO, annealing, apply, candidate_losses, choose, layer_sigma, propose
 from rso_lab.visits import Visit, weight_visits
 
+_SETTINGS = {
+    "order",
+    "layer_order",
+    "distribution",
+    "sigma_scale",
+    "sigma_end",
+    "opposite",
+    "batch_norm_sigma",
+}
+
 
 class RSOptimizer(torch.optim.Optimizer):
     """Each step searches one weight: it calls the closure for w, w + delta and w - delta and keeps the best.
@@ -27,6 +37,9 @@ class RSOptimizer(torch.optim.Optimizer):
     def __init__(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], *, seed: int, cycles: int = 1, **settings: Any
     ):
+        unknown = set(settings) - _SETTINGS
+        if unknown:
+            raise ValueError(f"settings {sorted(unknown)} are not known here: choose from {sorted(_SETTINGS)}")
         self.named_parameters = {name: p for name, p in named_parameters if p.requires_grad}
         super().__init__(list(self.named_parameters.items()), defaults={})
         self.settings = RSO(cycles, batch_size=1, **settings)
@@ -36,7 +49,8 @@ class RSOptimizer(torch.optim.Optimizer):
             self.layers.setdefault(name.rpartition(".")[0], {})[name] = parameter
         self.sigmas: dict[str, float] = {}
         for layer, parameters in self.layers.items():
-            sigma = layer_sigma(layer, parameters.values(), self.settings)
+            own = {name.removeprefix(f"{layer}."): parameter for name, parameter in parameters.items()}
+            sigma = layer_sigma(layer, own, self.settings)
             self.sigmas |= dict.fromkeys(parameters, sigma)
         self.visits = self._visits()
 

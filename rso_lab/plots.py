@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import nn
 
-from rso_lab.data import Data
+from rso_lab.data import NAMES, Data
 from rso_lab.history import History
 
 # Okabe & Ito's colours, which stay apart for every kind of colour vision.
@@ -31,7 +31,8 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None) -> 
         shares = np.array([record.test_accuracy for record in history.cycles])
         label = f"{history.settings['data']}, seed {history.seed}" if len(histories) > 1 else "the network"
         ax.plot(cycles, shares, style, color=colour, markersize=4, label=label)
-    ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
+    if all(history.settings["data"] in NAMES for history in histories):  # all of ten classes
+        ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
     ax.set(xlabel="cycle (every weight visited once more)", ylabel="test images right", ylim=(0, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -71,7 +72,9 @@ def loss_along_weight(
 @torch.no_grad()
 def answers(model: nn.Module, data: Data, count: int = 8) -> Figure:
     """The first test images with the model's answer to each, and its accuracy on all of them."""
-    given = model(data.x_test).argmax(dim=1)
+    training = model.training
+    given = model.eval()(data.x_test).argmax(dim=1)
+    model.train(training)
     shown = data.x_test[:count].mean(dim=1).cpu().numpy()
     figure = Figure(figsize=(7, 1.7), layout="constrained")
     axes = figure.subplots(1, len(shown), squeeze=False)[0]

@@ -15,7 +15,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin
 
@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rso_lab.data import Data
-from rso_lab.graph import PIECE, Layer, Network, Values
+from rso_lab.graph import Layer, Network, Values, pieces
 from rso_lab.visits import Index, Visit, sweeps
 
 Choice = Literal["minus", "keep", "plus"]
@@ -66,7 +66,7 @@ class RSO:
     weight_decay: float = _setting("times |W|^2 / 2, added to the losses (§4.4)", default=0.0)
     batch_norm: bool = _setting("search gamma and beta of the batch norms too (§4.1)", default=True)
     # The paper is silent on it. Best of 0.03 to 3 on held-out training images: results/batch_norm_sigma.json.
-    batch_norm_sigma: float = _setting("sigma_d of gamma and beta, which start without any spread", default=1.0)
+    batch_norm_sigma: float = _setting("sigma_d of gamma and beta, and of others whose weights start at 1", default=1.0)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -143,10 +143,14 @@ class Evaluator(Protocol):
 
 
 def search(
-    network: Network, data: Data, settings: RSO, evaluator: Evaluator, generator: torch.Generator
+    sigmas: dict[str, float],
+    network: Network,
+    data: Data,
+    settings: RSO,
+    evaluator: Evaluator,
+    generator: torch.Generator,
 ) -> Iterator[Step]:
-    """Algorithm 1, one step a proposal. The network holds the chosen weights when a step is yielded."""
-    sigmas = initial_sigmas(network, settings)  # line 6
+    """Algorithm 1 from line 8 on, one step a proposal. The network holds the chosen weights when a step is yielded."""
     for cycle in range(1, settings.cycles + 1):  # line 8
         yield from search_cycle(cycle, sigmas, network, data, settings, evaluator, generator)
 
@@ -160,8 +164,12 @@ def search_cycle(
     settings: RSO,
     evaluator: Evaluator,
     generator: torch.Generator,
+    decide: Callable[[Losses], Choice] | None = None,
 ) -> Iterator[Step]:
-    """Lines 9-17: each weight once. However it ends, the batch norms then hold the training set's statistics."""
+    """Lines 9-17: each weight once. However it ends, the batch norms then hold the training set's statistics.
+
+    `decide` takes the place of `choose`.
+    """
     scale = settings.sigma_scale * annealing(cycle, settings) * (1 if settings.level == "weight" else 0.1)
     parameters = dict(network.module.named_parameters())
     layers = searched_layers(network, settings)
@@ -182,7 +190,7 @@ def search_cycle(
                 losses = with_weight_decay(losses, proposal, network.module, settings.weight_decay)
                 if not math.isfinite(losses.keep):
                     raise FloatingPointError(f"the loss is {losses.keep} in cycle {cycle}, layer {visit.layer!r}")
-                choice = choose(losses)
+                choice = (decide or choose)(losses)
                 apply(proposal, choice)
                 yield _step(cycle, visit, proposal, rows, losses, choice, settings.level)
     finally:
@@ -198,20 +206,21 @@ def initial_sigmas(network: Network, settings: RSO) -> dict[str, float]:
     """sigma_d for each searched parameter; biases share that of their layer's weights."""
     sigmas: dict[str, float] = {}
     for layer in searched_layers(network, settings):
-        sigma = layer_sigma(layer.name, layer.module.parameters(), settings)
+        sigma = layer_sigma(layer.name, dict(layer.module.named_parameters()), settings)
         sigmas |= dict.fromkeys(layer.parameters, sigma)
     return sigmas
 
 
-def layer_sigma(layer: str, parameters: Iterable[Tensor], settings: RSO) -> float:
+def layer_sigma(layer: str, parameters: dict[str, nn.Parameter], settings: RSO) -> float:
     """sigma_d: the population deviation of all elements of a layer's weight tensor (line 6).
 
-    `batch_norm_sigma` for batch norms and other layers whose parameters are all vectors.
+    Of all its matrices where none is called "weight"; `batch_norm_sigma` for batch norms and others that start at 1.
     """
-    matrices = [parameter.detach().double().cpu().flatten() for parameter in parameters if parameter.dim() >= 2]
-    if not matrices:
+    weight = parameters.get("weight")
+    matrices = [weight] if weight is not None else [p for p in parameters.values() if p.dim() >= 2]
+    if not matrices or matrices[0].dim() < 2 or bool((matrices[0] == 1).all()):
         return settings.batch_norm_sigma
-    sigma = float(torch.cat(matrices).std(correction=0))
+    sigma = float(torch.cat([p.detach().double().cpu().flatten() for p in matrices]).std(correction=0))
     if sigma == 0:
         warnings.warn(f"all weights of layer {layer!r} are equal: sigma_d is 0", stacklevel=2)
     return sigma
@@ -375,13 +384,27 @@ class CachedEvaluator(PlainEvaluator):
         self.frontier = self.network.frontier(position)
         self.cache: Values = {}
         x = self.data.x_train
-        few, fewer = self.run_up_to_layer(x[:4]), self.run_up_to_layer(x[:2])
-        if all(_is_per_row(few[node], fewer[node]) for node in self.frontier) and self._fits(few):
-            self.cache = {node: few[node].new_empty((len(x), *few[node].shape[1:])) for node in self.frontier}
-            for piece, *kept in zip(*(t.split(PIECE) for t in (x, *self.cache.values())), strict=True):
-                values = self.run_up_to_layer(piece)
-                for node, rows in zip(self.frontier, kept, strict=True):
-                    rows.copy_(values[node])
+        few = self.run_up_to_layer(x[:2])
+        aliased = self.network.writes_in_place and len(self.frontier) > 1  # views, which a cache would take apart
+        if aliased or not all(_is_per_row(few[node], len(x[:2])) for node in self.frontier) or not self._fits(few):
+            return
+        cache = {node: few[node].new_empty((len(x), *few[node].shape[1:])) for node in self.frontier}
+        for piece, *kept in zip(*(pieces(t) for t in (x, *cache.values())), strict=True):
+            values = self.run_up_to_layer(piece)
+            for node, rows in zip(self.frontier, kept, strict=True):
+                rows.copy_(values[node])
+        # Two halves of a few rows: activations that depend on the images beside them differ in one of them at least.
+        if all(self._agrees(cache, slice(first, 16, 2)) for first in range(min(2, len(x)))):
+            self.cache = cache
+
+    def _agrees(self, cache: Values, rows: slice) -> bool:
+        """Whether the cache holds what these rows give when they are run without the others."""
+        values = self.run_up_to_layer(self.data.x_train[rows])
+        tolerance = torch.finfo(self.data.x_train.dtype).eps ** 0.5
+        return all(
+            torch.allclose(kept[rows], values[node], rtol=tolerance, atol=tolerance, equal_nan=True)
+            for node, kept in cache.items()
+        )
 
     def entering(self, rows: Tensor) -> Values:
         """What enters the searched layer, for these rows."""
@@ -400,8 +423,6 @@ class CachedEvaluator(PlainEvaluator):
         return row * len(self.data.x_train) < free / 2
 
 
-def _is_per_row(few: Any, fewer: Any) -> bool:
-    """Whether a node puts out one entry a row, whatever rows are beside it, for x[:4] and x[:2]: it can be cached."""
-    if not isinstance(few, Tensor) or few.shape[:1] != (4,) or fewer.shape[:1] != (2,):
-        return False
-    return torch.allclose(few[:2], fewer, rtol=1e-3, atol=1e-5, equal_nan=True)
+def _is_per_row(value: Any, count: int) -> bool:
+    """Whether a node puts out one entry for each of `count` rows."""
+    return isinstance(value, Tensor) and value.shape[:1] == (count,)

@@ -1,7 +1,5 @@
 """Running a search: steps to look inside, records to follow it, and `fit`."""
 
-import contextlib
-import itertools
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -62,7 +60,7 @@ def fit(
 def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Step]:
     """Train, and yield every step when its choice is made. Options and errors as for `fit`."""
     job = _prepare(model, data, method, seed, **options)
-    return search(job.network, job.data, job.method, job.evaluator, job.generator)
+    return search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator)
 
 
 def run(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Record]:
@@ -84,6 +82,7 @@ class _Job:
     """Everything that a search needs, checked."""
 
     network: Network
+    sigmas: dict[str, float]  # sigma_d of each parameter, as the model came
     data: Data
     method: RSO
     seed: int
@@ -116,7 +115,7 @@ def _prepare(
         model.to(data.x_train.device)
     network = Network(model, data.x_train[: min(2, method.batch_size)])
     if not searched_layers(network, method):
-        raise ValueError(f"{type(model).__name__} has only batch norms to search, and batch_norm is False")
+        raise ValueError(f"{type(model).__name__} has no parameters that it uses and these settings search")
     with torch.no_grad():
         outputs = network.outputs(data.x_train[:2])
     last = network.layers[-1].name
@@ -129,14 +128,14 @@ def _prepare(
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"loss(outputs, targets) must give one number for a mini-batch ({error})") from error
     generator = torch.Generator().manual_seed(seed)
-    return _Job(network, data, method, seed, EVALUATORS[evaluator](network, data, loss), generator, loss)
+    sigmas = initial_sigmas(network, method)
+    return _Job(network, sigmas, data, method, seed, EVALUATORS[evaluator](network, data, loss), generator, loss)
 
 
 def _events(job: _Job) -> Iterator[Step | Record]:
     """Every step; after a layer sweep and after a cycle, its record."""
     begun = time.perf_counter()
     evaluations = 0
-    sigmas = initial_sigmas(job.network, job.method)
 
     def record(layer: str | None, choices: dict[str, Counter], **measured: Any) -> Record:
         kept = {name: counts["keep"] / counts.total() for name, counts in choices.items()}
@@ -151,22 +150,21 @@ def _events(job: _Job) -> Iterator[Step | Record]:
             **measured,
         )
 
+    sizes = {layer.name: layer.size for layer in job.network.layers}
     for cycle in range(1, job.method.cycles + 1):
         choices: dict[str, Counter] = defaultdict(Counter)
-        cycle_steps = search_cycle(cycle, sigmas, job.network, job.data, job.method, job.evaluator, job.generator)
-        with contextlib.closing(cycle_steps):  # type: ignore[type-var]
-            for layer, sweep in itertools.groupby(cycle_steps, key=lambda step: step.layer):
+        losses: list[float] = []
+        for step in search_cycle(cycle, job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator):
+            for name in ("all",) if step.layer is None else ("all", step.layer):
+                choices[name][step.choice] += 1
+            losses.append(getattr(step.losses, step.choice))
+            evaluations += 3 if job.method.opposite else 2
+            yield step
+            if job.method.level == "weight" and step.layer is not None and len(losses) == sizes[step.layer]:
+                swept = dict.fromkeys(("all", step.layer), choices[step.layer])
+                mean = sum(losses) / len(losses)
                 losses = []
-                for step in sweep:
-                    for name in ("all",) if layer is None else ("all", layer):
-                        choices[name][step.choice] += 1
-                    losses.append(getattr(step.losses, step.choice))
-                    evaluations += 3 if job.method.opposite else 2
-                    yield step
-                if layer is not None and job.method.level == "weight":
-                    swept = dict.fromkeys(("all", layer), choices[layer])
-                    mean = sum(losses) / len(losses)
-                    yield record(layer, swept, loss=mean, test_accuracy=None, train_accuracy=None)
+                yield record(step.layer, swept, loss=mean, test_accuracy=None, train_accuracy=None)
         test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
         train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
         yield record(None, choices, loss=loss, test_accuracy=test_accuracy, train_accuracy=train_accuracy)

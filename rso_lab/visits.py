@@ -69,7 +69,7 @@ def weight_visits(layer: str, named_parameters: Mapping[str, Tensor], order: str
     def visit(name: str, index: Index, group: Hashable) -> Visit:
         return Visit(layer, (name,), index, group)
 
-    if not weight or parameters or bias_shape != shape[:1]:
+    if not shape or parameters or bias_shape != shape[:1]:
         for name, parameter in named_parameters.items():
             for index in np.ndindex(parameter.shape):
                 yield visit(name, index, group=(name, *index[:1]))

@@ -13,7 +13,6 @@ def _one_thread():
 def _several_pieces(monkeypatch):
     """The tests' data sets are small: cut them into several pieces, too."""
     monkeypatch.setattr("rso_lab.graph.PIECE", 50)
-    monkeypatch.setattr("rso_lab.rso.PIECE", 50)
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,7 @@ NETWORKS = {
     "only batch norms": (
         lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()),
         ValueError,
-        "only batch norms to search",
+        "no parameters that it uses and these settings search",
     ),
     "too few classes": (lambda: linear(3), ValueError, r"from layer '1', have shape \(2, 3\): expected \(B, 10\)"),
     "one output": (

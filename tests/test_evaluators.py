@@ -146,6 +146,19 @@ def test_without_room_for_the_cache_the_losses_are_the_same(digits64, monkeypatc
         assert a.choice == b.choice
 
 
+@pytest.mark.parametrize("room", [True, False])
+def test_the_cache_takes_at_most_half_of_the_free_memory(digits64, monkeypatch, room):
+    model = rso.models.build("two_conv", digits64)
+    net = Network(model, digits64.x_train[:2])
+    needed = 2 * 120 * 16 * 4 * 4 * 8  # of 120 images 16 channels of 4x4 float64 enter conv2
+    free = needed + (1 if room else -1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
+    evaluator = CachedEvaluator(net, digits64, F.cross_entropy)
+    with torch.no_grad():
+        evaluator.begin_sweep(next(layer.position for layer in net.layers if layer.name == "conv2"))
+    assert bool(evaluator.cache) == room
+
+
 def test_a_cache_is_kept_where_it_can_be(digits64):
     for name, cached in (("one_conv", True), ("mixes rows", False)):
         model = network(name, digits64)

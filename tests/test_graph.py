@@ -1,5 +1,7 @@
 """What is told from the graph: which parameters are searched, in which order, and what each batch norm holds."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,3 +149,94 @@ def test_statistics_are_those_of_all_images_of_the_network_in_force():
         assert torch.allclose(model[1].running_mean.double(), inside.mean((0, 2, 3)), rtol=1e-5)
         assert torch.allclose(model[1].running_var.double(), inside.var((0, 2, 3), correction=0), rtol=1e-3)
     assert not network.stale
+
+
+def test_the_users_images_are_left_alone(digits):
+    images = digits.x_train.clone()
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 10))
+    for evaluator in ("plain", "cached"):
+        next(rso.steps(model, digits, rso.RSO(1, 20), seed=0, evaluator=evaluator))
+    assert torch.equal(images, digits.x_train)
+
+
+def test_batch_norms_in_a_row_are_all_searched():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 10))
+    assert sorted(sequence(model, "output_first")) == sorted(sequence(model, "input_first")) == ["1", "2", "3", "4"]
+
+
+def test_a_scalar_parameter_is_a_weight_like_others(digits64):
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, x):
+            return x * self.weight
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Scale()).double()
+    steps = list(rso.steps(model, digits64, rso.RSO(1, 20), seed=0))
+    scalar = [step for step in steps if step.name == "2.weight"]
+    assert [step.index for step in scalar] == [()]
+    assert isinstance(scalar[0].delta, float)
+
+
+def test_tied_and_own_batch_norms_are_refused():
+    def tied(self, x):
+        return head(self, F.conv_transpose2d(self.conv(x), self.conv.weight)[:, :1].expand(-1, 4, -1, -1))
+
+    with pytest.raises(ValueError, match=r"conv\.weight.*tied"):
+        searched(Custom(tied, **parts()))
+
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x):
+            return F.relu(super().forward(x))
+
+    with pytest.raises(TypeError, match="'bn' has a forward of its own"):
+        searched(Custom(lambda self, x: head(self, self.bn(self.conv(x))), **(parts() | {"bn": Activated(4)})))
+
+
+def early_size(self, x):
+    rows = x.size(0)
+    x = F.relu(self.conv(x), inplace=True)
+    return self.fc(x.view(rows, 4, -1).mean(2))
+
+
+def view_written(self, x):
+    x = self.conv(x)
+    part = x[:, :2]
+    part.add_(self.conv2(x)[:, :2])
+    return head(self, x)
+
+
+def written_out(self, x):
+    x = self.conv(x)
+    torch.add(x, self.conv2(x), out=x)
+    return head(self, x)
+
+
+def largest_of_the_batch(self, x):
+    x = self.conv(x)
+    return head(self, x / x.abs().max())
+
+
+@pytest.mark.parametrize("forward", [early_size, view_written, written_out, largest_of_the_batch])
+def test_plain_and_cached_agree_on_odder_code(forward):
+    labels = torch.arange(6)
+    data = rso.Data.from_arrays(X.double(), labels, X.double(), labels)
+    modules = {"conv2": nn.Conv2d(4, 4, 3, padding=1), **parts()}
+    models = [rso.models.he_init_(Custom(forward, **modules).double(), seed=1) for _ in range(2)]
+    models[1] = copy.deepcopy(models[0])
+    steps = [
+        list(rso.steps(model, data, rso.RSO(1, 4), seed=0, evaluator=evaluator))
+        for model, evaluator in zip(models, ("plain", "cached"), strict=True)
+    ]
+    for a, b in zip(*steps, strict=True):
+        assert b.losses._asdict() == pytest.approx(a.losses._asdict(), rel=1e-10)
+        assert a.choice == b.choice
+
+
+def test_the_variance_survives_a_huge_mean():
+    x = 1e7 + torch.randn(130, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    network = Network(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 10)).double(), x[:2])
+    network.refresh_statistics(x)
+    assert torch.allclose(network.module[0].running_var, x.var((0, 2, 3), correction=0), rtol=1e-6)

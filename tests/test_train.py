@@ -101,6 +101,32 @@ def test_records_count_what_the_steps_did(digits):
     assert seconds == sorted(seconds)
 
 
+def test_a_record_comes_before_the_next_layer_is_touched(digits):
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        return F.cross_entropy(outputs, targets)
+
+    model = rso.models.build("one_conv", digits)
+    before = model.conv1.weight.detach().clone()
+    records = rso.run(model, digits, rso.RSO(1, 30, opposite=False), seed=0, loss=loss)
+    tried = len(calls)
+    record = next(records)
+    assert record.layer == "fc"
+    assert record.evaluations == len(calls) - tried == 2 * 650
+    assert torch.equal(before, model.conv1.weight)
+
+
+def test_sigma_is_that_of_the_model_as_it_was_handed_over(digits):
+    model = rso.models.build("mlp", digits)
+    sigma = model.fc2.weight.detach().double().std(correction=0).item()
+    steps = rso.steps(model, digits, rso.RSO(1, 20), seed=0)
+    with torch.no_grad():
+        model.fc2.weight.mul_(3)
+    assert next(steps).sigma == pytest.approx(sigma, rel=1e-12)
+
+
 def test_fit_learns_and_says_how_well(digits):
     model = rso.models.build("mlp", digits)
     history = rso.fit(model, digits, rso.RSO(3, 100), seed=0)
