@@ -1,5 +1,6 @@
 """Running a search: steps to look inside, records to follow it, and `fit`."""
 
+import contextlib
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -154,17 +155,19 @@ def _events(job: _Job) -> Iterator[Step | Record]:
     for cycle in range(1, job.method.cycles + 1):
         choices: dict[str, Counter] = defaultdict(Counter)
         losses: list[float] = []
-        for step in search_cycle(cycle, job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator):
-            for name in ("all",) if step.layer is None else ("all", step.layer):
-                choices[name][step.choice] += 1
-            losses.append(getattr(step.losses, step.choice))
-            evaluations += 3 if job.method.opposite else 2
-            yield step
-            if job.method.level == "weight" and step.layer is not None and len(losses) == sizes[step.layer]:
-                swept = dict.fromkeys(("all", step.layer), choices[step.layer])
-                mean = sum(losses) / len(losses)
-                losses = []
-                yield record(step.layer, swept, loss=mean, test_accuracy=None, train_accuracy=None)
+        cycle_steps = search_cycle(cycle, job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator)
+        with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
+            for step in cycle_steps:
+                for name in ("all",) if step.layer is None else ("all", step.layer):
+                    choices[name][step.choice] += 1
+                losses.append(getattr(step.losses, step.choice))
+                evaluations += 3 if job.method.opposite else 2
+                yield step
+                if job.method.level == "weight" and step.layer is not None and len(losses) == sizes[step.layer]:
+                    swept = dict.fromkeys(("all", step.layer), choices[step.layer])
+                    mean = sum(losses) / len(losses)
+                    losses = []
+                    yield record(step.layer, swept, loss=mean, test_accuracy=None, train_accuracy=None)
         test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
         train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
         yield record(None, choices, loss=loss, test_accuracy=test_accuracy, train_accuracy=train_accuracy)

@@ -9,7 +9,7 @@ from torch import nn
 
 import rso_lab as rso
 from rso_lab.graph import Network
-from rso_lab.visits import layer_sequence
+from rso_lab.visits import layer_sequence, weight_visits
 
 X = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -157,6 +157,17 @@ def test_the_users_images_are_left_alone(digits):
     for evaluator in ("plain", "cached"):
         next(rso.steps(model, digits, rso.RSO(1, 20), seed=0, evaluator=evaluator))
     assert torch.equal(images, digits.x_train)
+
+
+def test_other_layers_hold_a_mini_batch_for_each_row_of_each_tensor():
+    parameters = {"a.first": torch.zeros(2, 3), "a.second": torch.zeros(2)}
+    visits = list(weight_visits("a", parameters, "input"))
+    assert [(visit.names[0], visit.index) for visit in visits] == [
+        *(("a.first", (i, j)) for i in range(2) for j in range(3)),
+        ("a.second", (0,)),
+        ("a.second", (1,)),
+    ]
+    assert len({visit.group for visit in visits}) == 4
 
 
 def test_batch_norms_in_a_row_are_all_searched():

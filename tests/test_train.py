@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import rso_lab as rso
+from rso_lab import train
 
 
 def statistics_are_fresh(model, data):
@@ -73,6 +74,17 @@ def test_wherever_it_stops_the_model_is_valid(digits64, end, after):
         assert torch.equal(stopped, expected)
     assert statistics_are_fresh(model, digits64)
     assert not model.training
+
+
+def test_an_interrupt_between_steps_leaves_fresh_statistics_while_its_traceback_lives(digits64):
+    model = reference.small_network()
+    growing = train._events(train._prepare(model, digits64, rso.RSO(1, 40), 0))
+    for _ in range(150):
+        next(growing)
+    with pytest.raises(KeyboardInterrupt) as alive:
+        growing.throw(KeyboardInterrupt)
+    assert alive.tb is not None
+    assert statistics_are_fresh(model, digits64)
 
 
 def _run_again(data, count):
