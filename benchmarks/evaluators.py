@@ -31,7 +31,7 @@ def time_layer(
     sigmas = initial_sigmas(network, settings)
     parameters = dict(network.module.named_parameters())
     begun = time.perf_counter()
-    evaluator.begin_sweep(layer.position)
+    evaluator.begin_sweep(layer)
     sweep = time.perf_counter() - begun
     visits = list(itertools.islice(weight_visits(layer.name, layer.parameters, settings.order), steps))
     begun = time.perf_counter()

@@ -58,7 +58,7 @@ class Network(fx.Interpreter):
         super().__init__(model, graph=_trace(model))
         self.nodes = list(self.graph.nodes)
         self.input = self.nodes[0]
-        self.writes_in_place = any(self._writes_in_place(node) for node in self.nodes)
+        self.writes_in_place = any(self.changes_its_input(node) for node in self.nodes)
         self.batch_norms = self._positions(lambda module: isinstance(module, _BatchNorm))
         self.stale = set(self.batch_norms)  # those whose statistics are not those of the network in force
         self.layers = self._find_layers(self._try(example))
@@ -209,7 +209,7 @@ class Network(fx.Interpreter):
         per_channel = isinstance(module, _ConvNd) or (isinstance(module, nn.Linear) and values[node].dim() == 2)
         return per_channel and all(user.target in self.batch_norms for user in node.users)
 
-    def _writes_in_place(self, node: fx.Node) -> bool:
+    def changes_its_input(self, node: fx.Node) -> bool:
         """Whether a node changes a tensor that it was given; fx makes `x += y` a sum of its own."""
         if node.op == "call_module":
             return bool(getattr(self.fetch_attr(str(node.target)), "inplace", False))

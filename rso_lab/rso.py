@@ -107,6 +107,7 @@ class Proposal:
     """Weights that may change, the changes, and the values that the candidates give them; all by parameter name."""
 
     weights: dict[str, Tensor]  # views of the network's parameters, of the shape that the proposal covers
+    index: Index  # of the one weight within its parameter; () where the proposal covers whole tensors
     delta: dict[str, Tensor]
     sigma: dict[str, float]
     candidates: dict[Choice, dict[str, Tensor]]
@@ -132,14 +133,17 @@ class Evaluator(Protocol):
 
     name: str
 
-    def begin_sweep(self, position: int) -> None:
-        """The layer at node `position` is searched next; what comes before it rests."""
+    def begin_sweep(self, layer: Layer | None) -> None:
+        """This layer is searched next, and what comes before it rests; None: all layers are searched."""
 
     def begin_batch(self, rows: Tensor) -> None:
         """These rows (B,) of the training set are the mini-batch from here on."""
 
     def losses(self, proposal: Proposal, opposite: bool) -> Losses:
         """The losses of the candidates, with every weight put back to what it was."""
+
+    def commit(self, proposal: Proposal, choice: Choice) -> None:
+        """The weights now have the values of this candidate."""
 
 
 def search(
@@ -177,7 +181,7 @@ def search_cycle(
         for layer, visits in sweeps(layers, settings.level, settings.order, settings.layer_order):  # lines 9, 10, 16
             start = 1 if layer is None else layer.position
             network.refresh_statistics(data.x_train, before=start)
-            evaluator.begin_sweep(start)
+            evaluator.begin_sweep(layer)
             network.stale |= {name for name, position in network.batch_norms.items() if position >= start}
             held = None
             for visit in visits:  # line 11
@@ -192,6 +196,7 @@ def search_cycle(
                     raise FloatingPointError(f"the loss is {losses.keep} in cycle {cycle}, layer {visit.layer!r}")
                 choice = (decide or choose)(losses)
                 apply(proposal, choice)
+                evaluator.commit(proposal, choice)
                 yield _step(cycle, visit, proposal, rows, losses, choice, settings.level)
     finally:
         network.refresh_statistics(data.x_train)
@@ -264,7 +269,7 @@ def propose(
         "keep": {name: weight.clone() for name, weight in weights.items()},
         "plus": {name: weight + delta[name] for name, weight in weights.items()},
     }
-    return Proposal(weights, delta, sigma, candidates)
+    return Proposal(weights, visit.index, delta, sigma, candidates)
 
 
 def draw(distribution: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -349,9 +354,9 @@ class PlainEvaluator:
     def __init__(self, network: Network, data: Data, loss: LossFunction):
         self.network, self.data, self.loss_function = network, data, loss
 
-    def begin_sweep(self, position: int) -> None:
-        """Batch norms before `position` rest: they use the training set's statistics."""
-        self.position = position
+    def begin_sweep(self, layer: Layer | None) -> None:
+        """Batch norms before the layer rest: they use the training set's statistics."""
+        self.position = 1 if layer is None else layer.position
 
     def begin_batch(self, rows: Tensor) -> None:
         """Fetch the mini-batch."""
@@ -367,6 +372,9 @@ class PlainEvaluator:
         """Run the network with each candidate's weights."""
         return candidate_losses(proposal, self.loss, opposite)
 
+    def commit(self, proposal: Proposal, choice: Choice) -> None:
+        """Nothing: the network is read anew for each loss."""
+
     def loss(self) -> float:
         """The mini-batch's loss with the weights as they are."""
         values = self.network.propagate(self.values, self.start, batch_statistics_from=self.position)
@@ -378,10 +386,11 @@ class CachedEvaluator(PlainEvaluator):
 
     name = "cached"
 
-    def begin_sweep(self, position: int) -> None:
+    def begin_sweep(self, layer: Layer | None) -> None:
         """Fill the activation cache, or leave it empty where it would not fit the memory."""
-        self.position = self.start = position
-        self.frontier = self.network.frontier(position)
+        super().begin_sweep(layer)
+        self.start = self.position
+        self.frontier = self.network.frontier(self.start)
         self.cache: Values = {}
         x = self.data.x_train
         few = self.run_up_to_layer(x[:2])

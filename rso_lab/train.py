@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from rso_lab.data import Data, usable_device
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
+from rso_lab.incremental import IncrementalEvaluator
 from rso_lab.rso import (
     RSO,
     CachedEvaluator,
@@ -29,9 +30,10 @@ from rso_lab.rso import (
 )
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
-    "auto": CachedEvaluator,
+    "auto": IncrementalEvaluator,
     "plain": PlainEvaluator,
     "cached": CachedEvaluator,
+    "incremental": IncrementalEvaluator,
 }
 
 

@@ -1,0 +1,191 @@
+"""What of a path the compiled kernels take over, and how they are called. Without numba, nothing: torch does it all."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rso_lab.graph import Values
+from rso_lab.paths import Change, Part, Path, enters, first_input
+
+try:
+    from rso_lab import kernels
+except ImportError:  # numba is missing
+    kernels = None  # type: ignore[assignment]
+
+Moments = tuple[Tensor, Tensor, int]  # mean per channel, sum of squares about it, and how many numbers that is of
+
+
+def fuse(parts: list[Part], path: Path, examples: Values, behind_change: bool) -> list[Part]:
+    """The parts, those that the kernels take with their prologues in one. `behind_change`: of what a change affects."""
+    if kernels is None:
+        return parts
+    fused = [_fused(part, parts, path, examples, behind_change) for part in parts]
+    inside = {part.node for whole in fused for part in whole.prologue}
+    return [part for part in fused if part.node not in inside]
+
+
+def fits(examples: Values) -> bool:
+    """Whether the kernels know these numbers."""
+    return kernels is not None and all(
+        x.dtype in (torch.float32, torch.float64) and x.device.type == "cpu"
+        for x in examples.values()
+        if isinstance(x, Tensor) and x.is_floating_point()
+    )
+
+
+def _fused(part: Part, parts: list[Part], path: Path, examples: Values, behind_change: bool) -> Part:
+    if part is path.origin or part.kind not in ("mix", "channelwise"):
+        return part
+    channels = examples[part.source].shape[1]
+    splits = part.source in path.split
+    if part.kind == "channelwise":
+        if not _is_global_mean(part.module) or splits or channels % kernels.VECTOR:
+            return part
+        prologue = _prologue(part, parts, path, pooling=False)
+        return replace(part, kind="pool", prologue=prologue)
+    module = part.module
+    known = isinstance(module, nn.Conv2d) and module.groups == 1 and set(module.dilation) == {1}
+    if not known or isinstance(module.padding, str) or module.out_channels % kernels.VECTOR:
+        return part
+    if splits and behind_change:
+        always = all(enters(part, spans) for spans in path.spans)
+        return replace(part, kind="enter", prologue=_prologue(part, parts, path)) if always else part
+    if channels % kernels.VECTOR:
+        return part
+    return replace(part, kind="convolve", prologue=() if splits else _prologue(part, parts, path))
+
+
+def _prologue(part: Part, parts: list[Part], path: Path, pooling: bool = True) -> tuple[Part, ...]:
+    """Batch norm, ReLU and 2x2 pooling right before a part, as far as nothing else takes what they put out."""
+    found: list[Part] = []
+    before = {other.node: other for other in parts if other.stage == part.stage}
+    node = part.source
+    kinds = [_is_pool_2x2] if pooling else []
+    for fits_kind in (*kinds, _is_relu, _is_batch_norm):
+        other = before.get(node)
+        entered = part.kind == "mix" and node is part.source and node in path.split
+        if other is None or not fits_kind(other) or len(node.users) > 1 or (node in path.stored and not entered):
+            continue
+        found.insert(0, other)
+        node = other.source
+    return tuple(found)
+
+
+def _is_pool_2x2(part: Part) -> bool:
+    module: Any = part.module
+    if isinstance(module, nn.AvgPool2d):
+        exact = module.divisor_override is None
+    elif isinstance(module, nn.MaxPool2d):
+        exact = module.dilation in (1, (1, 1)) and not module.return_indices
+    else:
+        return False
+    twos = all(value in (2, (2, 2)) for value in (module.kernel_size, module.stride))
+    return exact and twos and module.padding in (0, (0, 0)) and not module.ceil_mode
+
+
+def _is_relu(part: Part) -> bool:
+    return isinstance(part.module, nn.ReLU) or part.node.target in (torch.relu, nn.functional.relu)
+
+
+def _is_batch_norm(part: Part) -> bool:
+    return isinstance(part.module, _BatchNorm)
+
+
+def _is_global_mean(module: Any) -> bool:
+    return isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1))
+
+
+class Kernels:
+    """Calls the kernels for a path; keeps the weights as they take them."""
+
+    def __init__(self) -> None:
+        self.weights: dict[tuple[fx.Node, int | None], Any] = {}
+
+    def convolve(self, part: Part, x: Tensor, affine: tuple[Tensor, Tensor] | None, out: Tensor) -> Moments:
+        """Prologue and convolution of x (B, C, H, W), into out. Returns the moments of out."""
+        module: Any = part.module
+        w = self.weights.get((part.node, None))
+        if w is None:
+            bias = torch.zeros_like(module.weight[:, 0, 0, 0]) if module.bias is None else module.bias
+            w = module.weight.detach().permute(2, 3, 1, 0).contiguous().numpy(), bias.detach().numpy()
+            self.weights[part.node, None] = w
+        scale, offset = self._affine(affine, x.shape[1], x)
+        moments = kernels.convolve(_last(x), scale, offset, _code(part), *w, module.stride, module.padding, _last(out))
+        return _moments(moments, out)
+
+    def enter(
+        self,
+        part: Part,
+        x: Tensor,
+        affine: tuple[Tensor, Tensor] | None,
+        before: Tensor,
+        channel: int,
+        after: Tensor,
+        kept: Tensor,
+        out: Tensor,
+    ) -> Moments:
+        """The prologue of one channel x (B, 1, H, W), into `after`, and what its change does to the convolution."""
+        module: Any = part.module
+        w = self.weights.get((part.node, channel))
+        if w is None:
+            w = module.weight.detach()[:, channel : channel + 1].permute(2, 3, 1, 0).contiguous().numpy()
+            self.weights[part.node, channel] = w
+        scale, offset = (1.0, 0.0) if affine is None else (float(number) for number in affine)
+        moments = kernels.enter(
+            x.numpy(),
+            scale,
+            offset,
+            _code(part),
+            before.numpy(),
+            channel,
+            after.numpy(),
+            w,
+            module.stride,
+            module.padding,
+            _last(kept),
+            _last(out),
+        )
+        return _moments(moments, out)
+
+    def pool(self, part: Part, x: Tensor, affine: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Batch norm, ReLU and the mean over all pixels of x (B, C, H, W): (B, C, 1, 1)."""
+        out = x.new_empty(x.shape[:2])
+        kernels.pool(_last(x), *self._affine(affine, x.shape[1], x), _code(part), out.numpy())
+        return out[:, :, None, None]
+
+    def _affine(self, affine: tuple[Tensor, Tensor] | None, channels: int, like: Tensor) -> tuple[Any, Any]:
+        if affine is None:
+            return torch.ones(channels, dtype=like.dtype).numpy(), torch.zeros(channels, dtype=like.dtype).numpy()
+        return affine[0].flatten().numpy(), affine[1].flatten().numpy()
+
+
+def takes_step(origin: Part, change: Change) -> bool:
+    """Whether a kernel computes what the searched layer puts out after this change."""
+    return isinstance(origin.module, nn.Conv2d) and (change.parameter == "weight" or change.step == 0)
+
+
+def step(
+    z: Tensor, i: int, x: Tensor, j: int, delta: float, layer: Any, place: tuple[int, int], out: Tensor
+) -> Moments:
+    """z[:, i] + delta * x[:, j], x where weight element `place` takes it, into out (B, 1, H', W'); and its moments."""
+    first = (first_input(layer, 0, place[0]), first_input(layer, 1, place[1]))
+    return _moments(kernels.step(z.numpy(), i, x.numpy(), j, delta, layer.stride, first, out.numpy()), out)
+
+
+def _last(x: Tensor) -> Any:
+    return x.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _moments(found: tuple[Any, Any], out: Tensor) -> Moments:
+    mean, squares = found
+    return torch.from_numpy(mean), torch.from_numpy(squares), out.numel() // out.shape[1]
+
+
+def _code(part: Part) -> int:
+    """The prologue's number, as the kernels have it."""
+    pools = [other.module for other in part.prologue if _is_pool_2x2(other)]
+    kind = 0 if not pools else 2 if isinstance(pools[0], nn.AvgPool2d) else 4
+    return kind + any(_is_relu(other) for other in part.prologue)

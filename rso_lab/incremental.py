@@ -1,0 +1,580 @@
+"""The fast evaluator: a change travels through the network as a change, exactly (§7 of the design).
+
+One weight reaches one output channel of its layer. Behind the layer the change stays in a *span* of channels, through
+batch norm, activation, pooling, flatten and addition, until a layer mixes the channels. There it *enters*: convolved
+with the weights of its own channels, and added to the output that was kept. From there on all channels are computed.
+When a candidate is chosen, what it computed becomes what is kept.
+
+A batch norm cannot put out its first number before it has seen the whole mini-batch. So the path behind a layer is cut
+into *stages*, a new one at each batch norm, and within a stage the mini-batch runs in pieces that stay in the
+processor's cache.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+
+from rso_lab.data import Data
+from rso_lab.fused import Kernels, Moments, fits, fuse, step, takes_step
+from rso_lab.graph import Layer, Network, Values
+from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
+from rso_lab.rso import CachedEvaluator, Choice, Losses, LossFunction, Proposal
+
+PIECE_BYTES = 2**20  # of a piece's largest activation: half of a usual second-level cache
+COMPILED = 2**16  # numbers that a candidate's run writes from which on the compiled kernels pay
+THREADED = 2**18  # numbers that a candidate's run writes from which on threads pay
+
+
+def _single_threaded(method: Callable) -> Callable:
+    """Leave the other cores to the workers: torch's own threads would spin there for a while after each operation."""
+
+    @wraps(method)
+    def alone(*args: Any) -> Any:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return method(*args)
+        finally:
+            torch.set_num_threads(threads)
+
+    return alone
+
+
+class IncrementalEvaluator(CachedEvaluator):
+    """Computes only what a change can change, and keeps what it can for the next proposal on the same mini-batch.
+
+    Layers whose changes cannot be followed, and proposals of more than one weight, are left to the activation cache.
+    """
+
+    name = "incremental"
+
+    def __init__(self, network: Network, data: Data, loss: LossFunction):
+        super().__init__(network, data, loss)
+        self.workers = Workers(torch.get_num_threads())
+        x = data.x_train[:2]
+        with torch.no_grad():
+            self.examples = {network.input: x, **network.propagate({network.input: x}, keep=network.nodes[1:])}
+
+    def begin_sweep(self, layer: Layer | None) -> None:
+        """Fill the activation cache, and find the path behind the layer."""
+        super().begin_sweep(layer)
+        self.path = None if layer is None else find_path(self.network, layer, self.examples)
+        self.passing: Passing | None = None
+        self.whole: WholeLinear | None = None
+        if self.path and isinstance(self.path.origin.module, nn.Linear) and len(self.cache) == 1:
+            self.whole = WholeLinear(self.path.origin.module, self.cache.pop(self.path.origin.source))
+
+    @_single_threaded
+    def begin_batch(self, rows: Tensor) -> None:
+        """Run the path with the network as it is, for what is kept and for the current loss."""
+        if self.path is None:
+            super().begin_batch(rows)
+            return
+        rows = rows.to(self.data.x_train.device)
+        self.targets = self.data.y_train[rows]
+        if self.passing is None or self.passing.size != len(rows):
+            self.passing = Passing(self.network, self.path, self.examples, self.workers, len(rows))
+        if self.whole:
+            self.passing.begin({self.path.origin.node: self.whole.outputs(rows)}, self.whole.inputs(rows))
+        else:
+            given = self.entering(rows)
+            self.passing.begin(given, given[self.path.origin.source])
+        self.current = self.mean_loss(self.passing.kept)
+
+    @_single_threaded
+    def losses(self, proposal: Proposal, opposite: bool) -> Losses:
+        """The current loss is known; a candidate's takes what its change can change."""
+        if self.passing is None:
+            return super().losses(proposal, opposite)
+        self.passing.settle(proposal.index[0])
+        tried: tuple[Choice, ...] = ("plus", "minus") if opposite else ("plus",)
+        tasks = [partial(self.changed_loss, proposal, candidate) for candidate in tried]
+        self.found = dict(
+            zip(tried, self.workers.run(tasks, len(tasks) if self.passing.numbers > THREADED else 1), strict=True)
+        )
+        return Losses(self.found.get("minus", math.nan), self.current, self.found["plus"])
+
+    def changed_loss(self, proposal: Proposal, candidate: Choice) -> float:
+        """The mini-batch's loss with the weight at this candidate's value."""
+        change = _change(proposal, candidate)
+        if change.step == 0:
+            return self.current
+        return self.mean_loss(self.passing.run_changed(candidate, change))
+
+    def commit(self, proposal: Proposal, choice: Choice) -> None:
+        """What the chosen candidate computed is kept."""
+        if self.passing is None or choice == "keep":
+            return
+        change = _change(proposal, choice)
+        if change.step == 0:
+            return
+        self.passing.keep(choice, change)
+        self.current = self.found[choice]
+        if self.whole:
+            self.whole.commit(change)
+
+    def mean_loss(self, values: Values) -> float:
+        """The loss function's, for the outputs (B, classes)."""
+        outputs = values[self.path.output]
+        if self.loss_function is F.cross_entropy:  # several times as fast with the classes first
+            return float(F.cross_entropy(outputs.T.contiguous()[None], self.targets[None]))
+        return float(self.loss_function(outputs.contiguous(), self.targets))
+
+
+def _change(proposal: Proposal, candidate: Choice) -> Change:
+    ((name, value),) = proposal.candidates[candidate].items()
+    step = value.item() - proposal.candidates["keep"][name].item()  # exact: of what the weight would become
+    return Change(name.rpartition(".")[2], proposal.index, step)
+
+
+class WholeLinear:
+    """What a searched linear layer takes and puts out for the whole training set.
+
+    A weight touches a row of each, so that a new mini-batch costs no more than picking its columns.
+    """
+
+    def __init__(self, layer: nn.Linear, x: Tensor):
+        self.x = x.T.contiguous()  # (in_features, N)
+        self.z = layer.weight @ self.x  # (out_features, N)
+        if layer.bias is not None:
+            self.z += layer.bias[:, None]
+
+    def outputs(self, rows: Tensor) -> Tensor:
+        """For these rows (B, out_features)."""
+        return self.z.index_select(1, rows).T
+
+    def inputs(self, rows: Tensor) -> "Columns":
+        """For these rows, by feature."""
+        return Columns(self.x, rows)
+
+    def commit(self, change: Change) -> None:
+        """The weight now has this change."""
+        row = self.z[change.index[0]]
+        if change.parameter == "bias":
+            row += change.step
+        else:
+            row.add_(self.x[change.index[1]], alpha=change.step)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of x (F, N) seen as a tensor (B, F), of which one feature at a time is looked at."""
+
+    x: Tensor
+    rows: Tensor
+
+    def __getitem__(self, where: tuple[slice, int]) -> Tensor:
+        """All rows (B,) of one feature."""
+        return self.x[where[1]].index_select(0, self.rows)
+
+
+class Passing:
+    """A mini-batch of `size` rows on a path: what is kept of it, and what the candidates compute."""
+
+    def __init__(self, network: Network, path: Path, examples: Values, workers: "Workers", size: int):
+        self.network, self.path, self.examples, self.workers, self.size = network, path, examples, workers, size
+        self.kept: Values = {}  # what nodes put out with the network as it is
+        self.changed: dict[Choice, Values] = {"minus": {}, "plus": {}}  # what those behind a change put out
+        self.feeding_norms = {part.source for part in path.parts if part.kind == "norm"}
+        everything, moving = path.parts, [part for part in path.parts if part.node in path.affected]
+        self.numbers = size * sum(self.width(part.node) for part in moving)
+        self.kernels = Kernels() if path.in_pieces and self.numbers > COMPILED and fits(examples) else None
+        if self.kernels:
+            everything, moving = fuse(everything, path, examples, False), fuse(moving, path, examples, True)
+        self.everything, self.moving = _stages(everything), _stages(moving)
+        self.matrices: dict[fx.Node, Tensor] = {}
+        for part in {part.node: part for part in (*everything, *moving)}.values():
+            if part is not path.origin and part.kind == "mix" and _is_small_convolution(part, examples):
+                self.matrices[part.node] = _as_matrix(part.module, examples[part.source])
+
+    def begin(self, given: Values, x: "Tensor | Columns") -> None:
+        """Run the path as the network is, given what enters it, and x, what the searched layer takes."""
+        self.x = x.contiguous() if isinstance(x, Tensor) else x
+        self.kept.update(given)
+        self.given = given
+        self.in_pieces = self.path.in_pieces and all(len(value) == self.size for value in given.values())
+        self.settled: set[int] = set()
+        self.as_it_is = Run(self, {}, self.kept, None)
+        self.as_it_is.go(self.everything, self.workers.count)
+
+    def settle(self, channel: int) -> None:
+        """Compute once more what is kept of a channel, alone, as the candidates compute it.
+
+        So that a change that dies out leaves exactly what is kept, down to the last bit.
+        """
+        if channel in self.settled:
+            return
+        self.settled.add(channel)
+        spans, values = self.path.spans[channel], self.changed["plus"]
+        alone = {part.node for part in self.path.alone if spans[part.node] is not None}
+        again = alone & self.path.kept - {self.path.origin.node}
+        parts = [
+            part
+            for stage in self.moving
+            for part in stage
+            if part.node in alone or (part.kind == "enter" and part.source in alone)
+        ]
+        if again:
+            Run(self, spans, values, Change("bias", (channel,), 0.0)).go(_stages(parts), 1)
+        for node in again:
+            self.kept[node][:, spans[node]] = values[node]
+
+    def run_changed(self, candidate: Choice, change: Change) -> Values:
+        """What the affected nodes put out after a change."""
+        run = Run(self, self.path.spans[change.index[0]], self.changed[candidate], change)
+        run.go(self.moving, self.workers.count // 2)
+        return run.values
+
+    def keep(self, candidate: Choice, change: Change) -> None:
+        """What this candidate computed is what the network puts out now."""
+        changed = self.changed[candidate]
+        for node, span in self.path.spans[change.index[0]].items():
+            if node in self.path.kept and span is None:
+                self.kept[node], changed[node] = changed[node], self.kept[node]
+            elif node in self.path.kept:
+                self.kept[node][:, span] = changed[node]
+
+    def pieces(self, parts: list[Part]) -> list[slice]:
+        """The rows of the mini-batch, in as few pieces as leave a stage's largest activation in the cache."""
+        if not self.in_pieces:
+            return [slice(0, self.size)]
+        largest = max(self.width(part.node) * self.examples[part.node].element_size() for part in parts)
+        count = max(1, min(self.size, -(-self.size * largest // PIECE_BYTES)))
+        ends = [self.size * i // count for i in range(count + 1)]
+        return [slice(*ends[i : i + 2]) for i in range(count)]
+
+    def width(self, node: fx.Node) -> int:
+        """How many numbers a node puts out for a row, behind a change."""
+        value = self.examples.get(node)
+        if not isinstance(value, Tensor):
+            return 0
+        span = self.path.spans[0].get(node)
+        return value[:1].numel() if span is None else value[:1, span].numel()
+
+
+@dataclass
+class Run:
+    """One run along the path: of the network as it is, or of what a change affects."""
+
+    passing: Passing
+    spans: dict[fx.Node, Span]  # where the change is in the affected nodes; {} for the network as it is
+    values: Values  # what outlives its stage
+    change: Change | None
+    moments: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # mean and variance, for batch norms
+    affine: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # scale and offset, of batch norms
+
+    @torch.no_grad()
+    def go(self, stages: list[list[Part]], team: int) -> None:
+        """Run stage after stage, each on so many threads."""
+        for parts in stages:
+            for norm in (part for whole in parts for part in (*whole.prologue, whole)):
+                if norm.kind == "norm" and norm.source in self.moments:
+                    self.affine[norm.node] = _affine(
+                        norm, self.spans.get(norm.node), *self.moments[norm.source], self.passing.examples[norm.node]
+                    )
+            pieces = self.passing.pieces(parts)
+            self.direct = len(pieces) == 1 and self.passing.kernels is None
+            if not self.direct:
+                self.make_room(parts)
+            found = self.passing.workers.run([partial(self.run_piece, parts, piece) for piece in pieces], team)
+            for node in found[0]:
+                self.moments[node] = merge([moments[node] for moments in found])
+
+    def make_room(self, parts: list[Part]) -> None:
+        """Have a place for all rows of what outlives the stage."""
+        path = self.passing.path
+        nodes = [part.node for whole in parts for part in (*whole.prologue, whole)]
+        for node in filter(self.outlives, nodes):
+            example = self.passing.examples.get(node, self.passing.examples[node.all_input_nodes[0]])
+            span = self.spans.get(node)
+            shape = (self.passing.size, *(example if span is None else example[:, span]).shape[1:])
+            if node not in self.values or self.values[node].shape != shape:
+                by_channel = node in path.split or len(shape) != 4
+                layout = torch.contiguous_format if by_channel else torch.channels_last
+                self.values[node] = torch.empty(shape, dtype=example.dtype, device=example.device, memory_format=layout)
+
+    @torch.no_grad()
+    def run_piece(self, parts: list[Part], piece: slice) -> dict[fx.Node, Moments]:
+        """Run the parts of a stage for some rows. Returns the moments of what batch norms take."""
+        now: Values = {}
+        moments = {}
+        for part in parts:
+            node = part.node
+            if part.kind == "given" and node not in self.passing.given:
+                continue  # a layer's inputs, where its outputs are given
+            fused = self.fused(part, piece, now) if self.passing.kernels else None
+            if fused is not None:
+                now[node], moments[node] = fused
+                continue
+            value = now[node] = self.compute(part, piece, now)
+            if self.outlives(node):
+                if self.direct:
+                    self.values[node] = value
+                else:
+                    self.values[node][piece] = value
+            if node in self.passing.feeding_norms:
+                moments[node] = measure(value)
+        return {node: moments[node] for node in moments if node in self.passing.feeding_norms}
+
+    def compute(self, part: Part, piece: slice, now: Values) -> Any:
+        """What a node puts out for some rows, in its span."""
+        node, module = part.node, part.module
+        if self.is_given(node):
+            return self.rows(self.passing.given[node], piece)
+        if part is self.passing.path.origin and self.change is not None:
+            return self.stepped(self.change, piece)
+        span = self.spans.get(node)
+        if part.kind == "mix":
+            if enters(part, self.spans):
+                return self.entered(part, piece, now)
+            x = self.fetch(part.source, None, piece, now)
+            return module(x) if part is self.passing.path.origin else self.mixed(part, x)
+        if part.kind == "norm":
+            scale, offset = self.affine[node]
+            return torch.addcmul(offset, self.fetch(part.source, span, piece, now), scale)
+        if part.kind == "flatten":
+            return self.fetch(part.source, self.spans.get(part.source), piece, now).flatten(1)
+        if part.kind == "channelwise" and module is not None:
+            x = self.fetch(part.source, span, piece, now)
+            return module(x.clone() if self.passing.network.changes_its_input(node) else x)
+        return self.called(node, lambda n: self.fetch(n, span, piece, now))
+
+    def called(self, node: fx.Node, fetch: Callable[[fx.Node], Any]) -> Any:
+        """What torch's own call puts out."""
+        writes = self.passing.network.changes_its_input(node)
+
+        def argument(n: fx.Node) -> Any:
+            value = fetch(n)
+            if writes:
+                return value.clone()
+            return value.contiguous() if isinstance(value, Tensor) and not self.passing.in_pieces else value
+
+        arguments = map_arg(node.args, argument), map_arg(node.kwargs, argument)
+        if node.op == "output":
+            return arguments[0][0]
+        return getattr(self.passing.network, node.op)(node.target, *arguments)
+
+    def stepped(self, change: Change, piece: slice) -> Tensor:
+        """What the searched layer puts out in the channel of a weight that makes this step."""
+        origin = self.passing.path.origin
+        i, *where = change.index
+        z = self.rows(self.passing.kept[origin.node], piece)[:, i : i + 1].clone()
+        if change.parameter == "bias":
+            return z.add_(change.step)
+        if origin.kind == "norm":
+            mean, variance = (moment[i] for moment in self.passing.as_it_is.moments[origin.source])
+            n = (self.passing.x[piece, i] - mean) * (variance + origin.module.eps).rsqrt()
+            return z.add_(n.unsqueeze(1).to(z.dtype), alpha=change.step)
+        if isinstance(origin.module, nn.Linear):
+            z[:, 0].add_(self.passing.x[piece, where[0]], alpha=change.step)
+            return z
+        j, a, b = where
+        x = self.passing.x[piece, _input_channel(origin.module, i, j)]
+        (rows, from_rows), (columns, from_columns) = (
+            _reach(origin.module, axis, k, x.shape[1 + axis], z.shape[2 + axis]) for axis, k in enumerate((a, b))
+        )
+        z[:, 0, rows, columns].add_(x[:, from_rows, from_columns], alpha=change.step)
+        return z
+
+    def entered(self, part: Part, piece: slice, now: Values) -> Tensor:
+        """What a layer puts out that mixes the change of some channels into its outputs."""
+        span, out = self.spans[part.source], self.spans[part.node]
+        change = self.fetch(part.source, span, piece, now) - self.rows(self.passing.kept[part.source], piece)[:, span]
+        kept = self.rows(self.passing.kept[part.node], piece)
+        layer = part.module
+        if isinstance(layer, nn.Linear):
+            return torch.addmm(kept, change, layer.weight[:, span].T)
+        if part.node in self.passing.matrices:
+            matrix = self.passing.matrices[part.node][span].flatten(0, 1)
+            return _channels_first(torch.addmm(_channels_last(kept), change.flatten(1), matrix), kept.shape)
+        weight, inputs = layer.weight, span
+        if out is not None:  # within a group
+            kept, weight = kept[:, out], weight[out]
+            inputs = slice(span.start % weight.shape[1], (span.stop - 1) % weight.shape[1] + 1)
+        return kept + F.conv2d(change, weight[:, inputs], None, layer.stride, layer.padding, layer.dilation)
+
+    def mixed(self, part: Part, x: Tensor) -> Tensor:
+        """What a convolution or linear layer puts out for x, all channels of it."""
+        layer = part.module
+        if part.node in self.passing.matrices:
+            shape = self.passing.examples[part.node].shape
+            bias = 0 if layer.bias is None else layer.bias.repeat(shape[2] * shape[3])
+            flat = _channels_last(x) @ self.passing.matrices[part.node].transpose(0, 1).flatten(0, 1) + bias
+            return _channels_first(flat, shape)
+        return layer(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
+
+    def fused(self, part: Part, piece: slice, now: Values) -> tuple[Tensor, Moments | None] | None:
+        """What a part that the kernels take puts out, with its moments; None for the other parts."""
+        kernels, path = self.passing.kernels, self.passing.path
+        if part is path.origin and self.change is not None and takes_step(part, self.change):
+            i, j, a, b = self.change.index if self.change.step else (self.change.index[0], 0, 0, 0)  # nothing: anywhere
+            out = self.values[part.node][piece]
+            kept = self.passing.kept[part.node][piece]
+            j = _input_channel(part.module, i, j)
+            return out, step(kept, i, self.passing.x[piece], j, self.change.step, part.module, (a, b), out)
+        if part.kind not in ("convolve", "enter", "pool"):
+            return None
+        first = (*part.prologue, part)[0]
+        affine = self.affine.get(first.node)
+        span = self.spans.get(first.source)
+        x = self.fetch(first.source, span, piece, now)
+        if part.kind == "pool":
+            return kernels.pool(part, x, affine), None
+        out = self.values[part.node][piece] if self.outlives(part.node) else self.empty(part.node, piece)
+        if part.kind == "convolve":
+            return out, kernels.convolve(part, x, affine, out)
+        source = part.source
+        after = self.values[source][piece] if part.prologue else x
+        before, kept = self.passing.kept[source][piece], self.passing.kept[part.node][piece]
+        return out, kernels.enter(part, x, affine, before, self.spans[source].start, after, kept, out)
+
+    def fetch(self, node: fx.Node, wanted: Span, piece: slice, now: Values) -> Any:
+        """What a node put out for some rows, in the wanted span."""
+        if node not in self.spans and self.spans:
+            value = self.rows(self.passing.kept[node], piece)
+            return value if wanted is None else value[:, wanted]
+        value = now[node] if node in now else self.rows(self.values[node], piece)
+        span = self.spans.get(node)
+        if span == wanted:
+            return value
+        full = self.rows(self.passing.kept[node], piece).clone()
+        full[:, span] = value
+        return full
+
+    def empty(self, node: fx.Node, piece: slice) -> Tensor:
+        """Room for some rows of what a convolution puts out."""
+        example = self.passing.examples[node]
+        shape = (piece.stop - piece.start, *example.shape[1:])
+        return torch.empty(shape, dtype=example.dtype, memory_format=torch.channels_last)
+
+    def rows(self, value: Any, piece: slice) -> Any:
+        """Some rows of what is there for the whole mini-batch."""
+        return value if piece.stop - piece.start == self.passing.size else value[piece]
+
+    def is_given(self, node: fx.Node) -> bool:
+        """Whether the node's values entered with the mini-batch."""
+        return not self.spans and (node in self.passing.given or node in self.passing.path.given)
+
+    def outlives(self, node: fx.Node) -> bool:
+        """Whether a node's values are needed after its stage."""
+        return node in self.passing.path.stored and not self.is_given(node)
+
+
+class Workers:
+    """Threads that run tasks side by side, each with one thread of torch's own."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.local = threading.local()
+        if count > 1:
+            barrier = threading.Barrier(count)
+
+            def begin() -> None:
+                torch.set_num_threads(1)
+                self.local.works = True
+                barrier.wait()
+
+            self.pool = ThreadPoolExecutor(count, initializer=begin)
+            threads = torch.get_num_threads()
+            list(self.pool.map(lambda _: None, range(count)))
+            torch.set_num_threads(threads)
+
+    def run(self, tasks: Sequence[Callable[[], Any]], team: int) -> list[Any]:
+        """What the tasks give, in their order, computed by a team of so many threads."""
+        team = min(team, len(tasks), self.count)
+        if team <= 1:
+            return [task() for task in tasks]
+        shares = [tasks[len(tasks) * i // team : len(tasks) * (i + 1) // team] for i in range(team)]
+        here = shares.pop(0) if hasattr(self.local, "works") else []  # a worker takes a share itself
+        others = [self.pool.submit(lambda share=share: [task() for task in share]) for share in shares]
+        results = [task() for task in here]
+        for other in others:
+            results += other.result()
+        return results
+
+
+def measure(value: Tensor) -> Moments:
+    """Of each channel (dimension 1): mean, sum of squares about it, and how many numbers that is of."""
+    dims = [d for d in range(value.dim()) if d != 1]
+    count = value.numel() // value.shape[1]
+    mean = value.sum(dims) / count
+    squares = (value - mean.view(-1, *[1] * (value.dim() - 2))).square_().sum(dims)
+    return mean, squares, count
+
+
+def merge(moments: list[Moments]) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over all pieces, float64 (Chan et al. 1979)."""
+    means = torch.stack([mean for mean, _, _ in moments]).double()
+    counts = torch.tensor([[count] for _, _, count in moments], dtype=torch.float64, device=means.device)
+    squares = torch.stack([squares for _, squares, _ in moments]).double().sum(0)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    return mean, (squares + (counts * (means - mean).square()).sum(0)) / total
+
+
+def _affine(part: Part, span: Span, mean: Tensor, variance: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and offset that make a batch norm, shaped to go with (B, C, ...)."""
+    norm: Any = part.module
+    scale = (variance + norm.eps).rsqrt()
+    offset = -mean * scale
+    if norm.affine:
+        gamma, beta = (p.double() if span is None else p[span].double() for p in (norm.weight, norm.bias))
+        scale, offset = scale * gamma, offset * gamma + beta
+    shape = (1, -1, *[1] * (like.dim() - 2))
+    return scale.view(shape).to(like.dtype), offset.view(shape).to(like.dtype)
+
+
+def _stages(parts: list[Part]) -> list[list[Part]]:
+    return [list(group) for _, group in groupby(parts, key=lambda part: part.stage)]
+
+
+def _input_channel(layer: nn.Conv2d, i: int, j: int) -> int:
+    """The input channel that weight[i, j] multiplies, in a grouped convolution too."""
+    return i // (layer.out_channels // layer.groups) * layer.weight.shape[1] + j
+
+
+def _reach(layer: nn.Conv2d, axis: int, k: int, size: int, out_size: int) -> tuple[slice, slice]:
+    """Along an axis of an image: the outputs that kernel element k reaches, and the inputs that they take it to."""
+    stride = layer.stride[axis]
+    first = first_input(layer, axis, k)
+    begin = max(0, -(first // stride))
+    end = max(begin, min(out_size, (size - 1 - first) // stride + 1))
+    inputs = slice(begin * stride + first, max(0, (end - 1) * stride + first + 1), stride)
+    return slice(begin, end), inputs if end > begin else slice(0, 0)
+
+
+def _is_small_convolution(part: Part, examples: Values) -> bool:
+    """Whether images are so small that a matrix for all positions takes few more multiplications than the kernel."""
+    if not isinstance(part.module, nn.Conv2d) or part.module.groups > 1 or part.kind != "mix":
+        return False
+    height, width = examples[part.source].shape[2:]
+    return height * width <= 2 * math.prod(part.module.kernel_size)
+
+
+def _as_matrix(layer: nn.Conv2d, example: Tensor) -> Tensor:
+    """A convolution of images of this size as a matrix (C, H*W, H'*W'*C')."""
+    _, channels, height, width = example.shape
+    size = channels * height * width
+    images = torch.eye(size, dtype=example.dtype, device=example.device).view(size, channels, height, width)
+    with torch.no_grad():
+        outputs = F.conv2d(images, layer.weight, None, layer.stride, layer.padding, layer.dilation)
+    return outputs.permute(0, 2, 3, 1).reshape(channels, height * width, -1)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def _channels_first(flat: Tensor, shape: torch.Size) -> Tensor:
+    _, channels, height, width = shape
+    return flat.view(-1, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,442 @@
+"""Loops over one image after another, for what torch does badly: all that lies between two batch norms, at once.
+
+Compiled by numba. An image stays in the first-level cache from the batch norm over ReLU and pooling to the convolution
+and to the moments that the next batch norm needs; torch would write and read a whole piece at each of them. The inner
+loops are put together in LLVM's own terms, VECTOR channels at a time: what numba makes of plain ones is several times
+as slow. Images are (H, W, C), contiguous; sets of them (N, H, W, C).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# Channels that are computed at once: what one register holds.
+VECTOR = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+_compiled = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+_INDEX = ir.IntType(64)
+
+
+class _Vectors:
+    """Writes LLVM instructions on VECTOR numbers of arrays, for an intrinsic whose arguments are arrays and indices."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: Any):
+        self.builder = builder
+        self.number = context.get_value_type(signature.args[0].dtype)
+        self.vector = ir.VectorType(self.number, VECTOR)
+        self.bytes = context.get_abi_sizeof(self.number)
+        self.args = [
+            context.make_array(kind)(context, builder, arg).data if isinstance(kind, types.Array) else arg
+            for kind, arg in zip(signature.args, args, strict=True)
+        ]
+
+    def index(self, *terms: Any) -> Any:
+        """The sum of indices; a pair is a product."""
+        total = ir.Constant(_INDEX, 0)
+        for term in terms:
+            factors = (
+                [ir.Constant(_INDEX, f) if isinstance(f, int) else f for f in term] if type(term) is tuple else [term]
+            )
+            total = self.builder.add(total, self.builder.mul(*factors) if len(factors) == 2 else factors[0])
+        return total
+
+    def load(self, data: Any, at: Any) -> Any:
+        """The vector that begins there."""
+        value = self.builder.load(self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer()))
+        value.align = self.bytes
+        return value
+
+    def store(self, value: Any, data: Any, at: Any) -> None:
+        """Write the vector there."""
+        place = self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer())
+        self.builder.store(value, place).align = self.bytes
+
+    def everywhere(self, number: Any) -> Any:
+        """A vector of this one number."""
+        nothing = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), None))
+
+    def constant(self, number: float) -> Any:
+        """A vector of this one number."""
+        return ir.Constant(self.vector, [ir.Constant(self.number, number)] * VECTOR)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """A * b + c, contracted: one instruction where the processor has one."""
+        return self.builder.fadd(self.builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
+
+
+def _tile(rows: int, pixels: int) -> Callable:
+    """A function that adds a convolution to rows x pixels of an image's outputs, VECTOR channels of each.
+
+    The sums stay in registers.
+    """
+
+    @intrinsic
+    def add_tile(typing: Any, out: Any, at_out: Any, x: Any, at_x: Any, w: Any, at_w: Any, sizes: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            v = _Vectors(context, builder, signature, args)
+            out, at_out, x, at_x, w, at_w, packed = v.args
+            kernel_rows, kernel_columns, channels, x_row, x_down, x_right, out_row, out_pixel = cgutils.unpack_tuple(
+                builder, packed
+            )
+            places = [(r, p) for r in range(rows) for p in range(pixels)]
+            outs = [v.index(at_out, (r, out_row), (p, out_pixel)) for r, p in places]
+            sums = [cgutils.alloca_once_value(builder, v.load(out, at)) for at in outs]
+            with (
+                cgutils.for_range(builder, kernel_rows) as i,
+                cgutils.for_range(builder, kernel_columns) as j,
+                cgutils.for_range(builder, channels) as c,
+            ):
+                line = v.index((v.index((i.index, kernel_columns), j.index), channels), c.index)
+                weights = v.load(w, v.index(at_w, (line, out_pixel)))
+                first = v.index(at_x, (i.index, x_row), (j.index, channels), c.index)
+                for (r, p), total in zip(places, sums, strict=True):
+                    value = builder.load(builder.gep(x, [v.index(first, (r, x_down), (p, x_right))]))
+                    builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
+            for at, total in zip(outs, sums, strict=True):
+                v.store(builder.load(total), out, at)
+            return context.get_dummy_value()
+
+        return types.void(out, at_out, x, at_x, w, at_w, sizes), generate
+
+    return add_tile
+
+
+def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
+    """A function for batch norm, ReLU and pooling over side x side pixels: VECTOR channels of one pixel it puts out."""
+
+    @intrinsic
+    def put(
+        typing: Any,
+        x: Any,
+        at_x: Any,
+        x_row: Any,
+        x_pixel: Any,
+        scale: Any,
+        offset: Any,
+        out: Any,
+        at_out: Any,
+        at_c: Any,
+    ) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            v = _Vectors(context, builder, signature, args)
+            x, at_x, x_row, x_pixel, scale, offset, out, at_out, at_c = v.args
+            a, b = v.load(scale, at_c), v.load(offset, at_c)
+            zero = v.constant(0.0)
+            total = None
+            for r in range(side):
+                for p in range(side):
+                    value = v.multiply_add(v.load(x, v.index(at_x, (r, x_row), (p, x_pixel))), a, b)
+                    if relu:  # a NaN is not below 0
+                        value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+                    if total is None:
+                        total = value
+                    elif maximum:  # a NaN stays
+                        total = builder.select(builder.fcmp_unordered(">", value, total), value, total)
+                    else:
+                        total = builder.fadd(total, value)
+            if side > 1 and not maximum:
+                total = builder.fmul(total, v.constant(1 / side**2))
+            v.store(total, out, at_out)
+            return context.get_dummy_value()
+
+        return types.void(x, at_x, x_row, x_pixel, scale, offset, out, at_out, at_c), generate
+
+    return put
+
+
+def _sum(power: int) -> Callable:
+    """A function that adds up (x - centre)**power over pixels, VECTOR channels of each, into `total`."""
+
+    @intrinsic
+    def add_up(typing: Any, x: Any, at_x: Any, pixels: Any, x_pixel: Any, centre: Any, total: Any, at_c: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            v = _Vectors(context, builder, signature, args)
+            x, at_x, pixels, x_pixel, centre, total, at_c = v.args
+            middle = v.load(centre, at_c)
+            four = ir.Constant(_INDEX, 4)
+            sums = [cgutils.alloca_once_value(builder, v.constant(0.0)) for _ in range(4)]
+
+            def add(at: Any, place: Any) -> None:
+                value = v.load(x, at)
+                if power == 2:
+                    value = builder.fsub(value, middle)
+                    builder.store(v.multiply_add(value, value, builder.load(place)), place)
+                else:
+                    builder.store(builder.fadd(value, builder.load(place)), place)
+
+            with cgutils.for_range(builder, builder.sdiv(pixels, four)) as i:
+                for k, place in enumerate(sums):  # four at a time: an addition takes several ticks
+                    add(v.index(at_x, (v.index((4, i.index), ir.Constant(_INDEX, k)), x_pixel)), place)
+            rest = builder.srem(pixels, four)
+            with cgutils.for_range(builder, rest) as i:
+                last = builder.sub(pixels, v.index(i.index, ir.Constant(_INDEX, 1)))
+                add(v.index(at_x, (last, x_pixel)), sums[0])
+            ab, cd = (builder.fadd(builder.load(sums[k]), builder.load(sums[k + 1])) for k in (0, 2))
+            v.store(builder.fadd(ab, cd), total, at_c)
+            return context.get_dummy_value()
+
+        return types.void(x, at_x, pixels, x_pixel, centre, total, at_c), generate
+
+    return add_up
+
+
+_tile_1x14, _tile_1x7, _tile_2x7, _tile_1x4, _tile_3x4, _tile_2x2, _tile_1x1 = (
+    _tile(rows, pixels) for rows, pixels in ((1, 14), (1, 7), (2, 7), (1, 4), (3, 4), (2, 2), (1, 1))
+)
+_affine, _affine_relu = (_prologue(1, False, relu) for relu in (False, True))
+_mean, _mean_relu = (_prologue(2, False, relu) for relu in (False, True))
+_maximum, _maximum_relu = (_prologue(2, True, relu) for relu in (False, True))
+_add_up, _add_up_squares = (_sum(power) for power in (1, 2))
+
+
+@_compiled
+def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], out: np.ndarray) -> None:
+    """Add the convolution of x (H, W, C), padded, with w (kernel rows, columns, C, C') to out (H', W', C')."""
+    height, width, out_channels = out.shape
+    channels = x.shape[2]
+    x_row = x.shape[1] * channels
+    down, right = stride[0] * x_row, stride[1] * channels
+    sizes = (w.shape[0], w.shape[1], channels, x_row, down, right, width * out_channels, out_channels)
+    for channel in range(0, out_channels, VECTOR):
+        row = 0
+        while row < height:
+            left = height - row
+            rows = 1
+            column = 0
+            while column < width:
+                at_out = (row * width + column) * out_channels + channel
+                at_x = row * down + column * right
+                if width % 14 == 0:
+                    _tile_1x14(out, at_out, x, at_x, w, channel, sizes)
+                    column += 14
+                elif width % 7 == 0 and left > 1:
+                    _tile_2x7(out, at_out, x, at_x, w, channel, sizes)
+                    column, rows = column + 7, 2
+                elif width % 7 == 0:
+                    _tile_1x7(out, at_out, x, at_x, w, channel, sizes)
+                    column += 7
+                elif width % 4 == 0 and left > 2:
+                    _tile_3x4(out, at_out, x, at_x, w, channel, sizes)
+                    column, rows = column + 4, 3
+                elif width % 4 == 0:
+                    _tile_1x4(out, at_out, x, at_x, w, channel, sizes)
+                    column += 4
+                elif width % 2 == 0 and left > 1:
+                    _tile_2x2(out, at_out, x, at_x, w, channel, sizes)
+                    column, rows = column + 2, 2
+                else:
+                    _tile_1x1(out, at_out, x, at_x, w, channel, sizes)
+                    column += 1
+            row += rows
+
+
+@_compiled
+def _prepare(
+    x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, top: int, left: int, out: np.ndarray
+) -> None:
+    """Batch norm, ReLU and pooling of x (H, W, C), C a multiple of VECTOR, into out from (top, left) on.
+
+    `kind`: 0 no pooling, 2 means of 2x2, 4 maxima of 2x2; one more with ReLU.
+    """
+    height, width, channels = x.shape
+    side = 1 if kind < 2 else 2
+    x_row = width * channels
+    for row in range(height // side):
+        at_x = side * row * x_row
+        at_out = ((top + row) * out.shape[1] + left) * channels
+        for column in range(width // side):
+            for c in range(0, channels, VECTOR):
+                if kind == 0:
+                    _affine(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
+                elif kind == 1:
+                    _affine_relu(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
+                elif kind == 2:
+                    _mean(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
+                elif kind == 3:
+                    _mean_relu(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
+                elif kind == 4:
+                    _maximum(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
+                else:
+                    _maximum_relu(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
+            at_x += side * channels
+            at_out += channels
+
+
+@_compiled
+def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray, room: np.ndarray) -> None:
+    """Merge the moments of x (H, W, C) into `mean` and `squares` (C,), those of `done` images before it (Chan et al.)."""
+    channels = x.shape[2]
+    pixels = x.shape[0] * x.shape[1]
+    for c in range(0, channels, VECTOR):
+        _add_up(x, c, pixels, channels, room[0], room[0], c)
+    for c in range(channels):
+        room[0, c] /= pixels
+    for c in range(0, channels, VECTOR):
+        _add_up_squares(x, c, pixels, channels, room[0], room[1], c)
+    for c in range(channels):
+        gap = room[0, c] - mean[c]
+        mean[c] += gap / (done + 1)
+        squares[c] += room[1, c] + gap * gap * (pixels * done / (done + 1))
+
+
+@_compiled
+def convolve(
+    x: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    kind: int,
+    w: np.ndarray,
+    bias: np.ndarray,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    out: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batch norm (scale, offset (C,)), ReLU, pooling (`kind`, see _prepare) and convolution of x (N, H, W, C).
+
+    Into out (N, H', W', C'). w: (kernel rows, columns, C, C'); C and C' multiples of VECTOR. Returns the moments of out
+    per channel: mean, and sum of squares about it, float64.
+    """
+    side = 1 if kind < 2 else 2
+    top, left = padding
+    ready = np.zeros((x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3]), x.dtype)
+    mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
+    room = np.zeros((2, out.shape[3]), x.dtype)
+    for n in range(len(x)):
+        _prepare(x[n], scale, offset, kind, top, left, ready)
+        out[n] = bias
+        _convolve(ready, w, stride, out[n])
+        _add_moments(out[n], n, mean, squares, room)
+    return mean, squares
+
+
+@_compiled
+def enter(
+    x: np.ndarray,
+    scale: float,
+    offset: float,
+    kind: int,
+    before: np.ndarray,
+    channel: int,
+    after: np.ndarray,
+    w: np.ndarray,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    kept: np.ndarray,
+    out: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batch norm, ReLU and pooling of one channel x (N, 1, H, W), into `after`; and what its change does to a convolution.
+
+    before (N, C, H, W): what was there, of all channels; w (kernel rows, columns, 1, C'); kept (N, H', W', C'): what the
+    convolution put out before; `out`: what it puts out now. Returns the moments of `out`, as `convolve`.
+    """
+    top, left = padding
+    height, width = after.shape[2:]
+    change = np.zeros((height + 2 * top, width + 2 * left, 1), x.dtype)
+    mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
+    room = np.zeros((2, out.shape[3]), x.dtype)
+    for n in range(len(x)):
+        _prepare_plane(x[n, 0], x.dtype.type(scale), x.dtype.type(offset), kind, after[n, 0])
+        for row in range(height):
+            for column in range(width):
+                change[top + row, left + column, 0] = after[n, 0, row, column] - before[n, channel, row, column]
+        out[n] = kept[n]
+        _convolve(change, w, stride, out[n])
+        _add_moments(out[n], n, mean, squares, room)
+    return mean, squares
+
+
+@_compiled
+def _prepare_plane(x: np.ndarray, scale: float, offset: float, kind: int, out: np.ndarray) -> None:
+    """Batch norm, ReLU and pooling of one channel (H, W)."""
+    relu = kind % 2 == 1
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            if kind < 2:
+                out[row, column] = _normal(x[row, column], scale, offset, relu)
+            else:
+                a = _normal(x[2 * row, 2 * column], scale, offset, relu)
+                b = _normal(x[2 * row, 2 * column + 1], scale, offset, relu)
+                c = _normal(x[2 * row + 1, 2 * column], scale, offset, relu)
+                d = _normal(x[2 * row + 1, 2 * column + 1], scale, offset, relu)
+                if kind < 4:
+                    out[row, column] = (a + b + c + d) * x.dtype.type(0.25)
+                else:
+                    ab = a if a >= b or a != a else b
+                    cd = c if c >= d or c != c else d
+                    out[row, column] = ab if ab >= cd or ab != ab else cd
+
+
+@_compiled
+def _normal(x: float, scale: float, offset: float, relu: bool) -> float:
+    value = x * scale + offset
+    return value * 0 if relu and value < 0 else value
+
+
+@_compiled
+def pool(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, out: np.ndarray) -> None:
+    """Batch norm, ReLU (kind 1) and the mean over all pixels of x (N, H, W, C), into out (N, C)."""
+    ready = np.zeros(x.shape[1:], x.dtype)
+    pixels = x.shape[1] * x.shape[2]
+    for n in range(len(x)):
+        _prepare(x[n], scale, offset, kind, 0, 0, ready)
+        for c in range(0, x.shape[3], VECTOR):
+            _add_up(ready, c, pixels, x.shape[3], scale, out[n], c)
+        for c in range(x.shape[3]):
+            out[n, c] /= pixels
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def _plane_moments(x: np.ndarray) -> tuple[float, float]:
+    """Mean of x (H, W) and sum of squares about it."""
+    flat = x.ravel()
+    total = x.dtype.type(0)
+    for value in flat:
+        total += value
+    mean = total / x.dtype.type(len(flat))
+    squares = x.dtype.type(0)
+    for value in flat:
+        squares += (value - mean) ** 2
+    return mean, squares
+
+
+@_compiled
+def step(
+    z: np.ndarray,
+    i: int,
+    x: np.ndarray,
+    j: int,
+    delta: float,
+    stride: tuple[int, int],
+    first: tuple[int, int],
+    out: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a convolution puts out in channel i when one of its weights moves by delta.
+
+    z (N, C', H', W'): what it put out; x (N, C, H, W): what it takes, channel j of which the weight multiplies;
+    `first`: row and column of x that it takes for output (0, 0). Into out (N, 1, H', W'). Returns its moments.
+    """
+    delta = z.dtype.type(delta)
+    height, width = z.shape[2:]
+    rows, columns = x.shape[2:]
+    mean, squares = 0.0, 0.0
+    left = max(0, -(first[1] // stride[1]))
+    right = min(width, (columns - 1 - first[1]) // stride[1] + 1)
+    for n in range(len(z)):
+        for row in range(height):
+            out[n, 0, row] = z[n, i, row]
+            from_row = row * stride[0] + first[0]
+            if 0 <= from_row < rows:
+                for column in range(left, right):
+                    out[n, 0, row, column] += delta * x[n, j, from_row, column * stride[1] + first[1]]
+        ours, spread = _plane_moments(out[n, 0])
+        gap = ours - mean
+        mean += gap / (n + 1)
+        squares += spread + gap * gap * (height * width * n / (n + 1))
+    return np.array([mean]), np.array([squares])
