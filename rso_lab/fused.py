@@ -7,15 +7,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rso_lab.graph import Values
+from rso_lab.graph import Moments, Values
 from rso_lab.paths import Change, Part, Path, enters, first_input
 
 try:
     from rso_lab import kernels
 except ImportError:  # numba is missing
     kernels = None  # type: ignore[assignment]
-
-Moments = tuple[Tensor, Tensor, int]  # mean per channel, sum of squares about it, and how many numbers that is of
 
 
 def fuse(parts: list[Part], path: Path, examples: Values, behind_change: bool) -> list[Part]:

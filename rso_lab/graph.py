@@ -13,9 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-PIECE = 500  # rows that are run at a time where it is a whole data set: bounds the memory
+PIECE = 100  # rows that are run at a time where it is a whole data set: bounds the memory, and fits the cache
 
 Values = dict[fx.Node, Any]  # what nodes of the graph put out
+Moments = tuple[Tensor, Tensor, int]  # mean per channel, sum of squares about it, and how many numbers that is of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,25 @@ class Layer:
 def pieces(x: Tensor) -> tuple[Tensor, ...]:
     """The rows of x (N, ...) in pieces of nearly equal size, at most PIECE each."""
     return x.tensor_split(-(-len(x) // PIECE))
+
+
+def measure(value: Tensor) -> Moments:
+    """Of each channel (dimension 1): mean, sum of squares about it, and how many numbers that is of."""
+    dims = [d for d in range(value.dim()) if d != 1]
+    count = value.numel() // value.shape[1]
+    mean = value.sum(dims) / count
+    squares = (value - mean.view(-1, *[1] * (value.dim() - 2))).square_().sum(dims)
+    return mean, squares, count
+
+
+def merge(moments: Iterable[Moments]) -> tuple[Tensor, Tensor]:
+    """Mean and population variance over all pieces, float64 (Chan et al. 1979)."""
+    all_means, all_squares, all_counts = zip(*moments, strict=True)
+    means, squares = torch.stack(all_means).double(), torch.stack(all_squares).double().sum(0)
+    counts = torch.tensor(all_counts, dtype=torch.float64, device=means.device)[:, None]
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    return mean, (squares + (counts * (means - mean).square()).sum(0)) / total
 
 
 class Network(fx.Interpreter):
@@ -118,30 +138,18 @@ class Network(fx.Interpreter):
     def refresh_statistics(self, x: Tensor, before: int | None = None) -> None:
         """Give each stale batch norm (before node `before`) the mean and population variance over all of x (N, ...).
 
-        Of exactly the activations that the network now in force gives, in float64 (§4 of the design).
+        Of exactly the activations that the network now in force gives (§4 of the design), piece by piece; the pieces
+        are merged in float64.
         """
         for name, position in self.batch_norms.items():
             if name in self.stale and (before is None or position < before):
-                mean, variance = self._mean_and_variance(self.nodes[position].all_input_nodes[0], position, x)
+                node = self.nodes[position].all_input_nodes[0]
+                found = (self.propagate({self.input: piece}, stop=position, keep=[node])[node] for piece in pieces(x))
+                mean, variance = merge(measure(value) for value in found)
                 module = self.fetch_attr(name)
                 module.running_mean.copy_(mean)
                 module.running_var.copy_(variance)
                 self.stale.discard(name)
-
-    def _mean_and_variance(self, node: fx.Node, stop: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Per channel of what `node` puts out for all of x."""
-        count, shift, total, squares = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
-        for piece in pieces(x):
-            channels = self.propagate({self.input: piece}, stop=stop, keep=[node])[node].double()
-            channels = channels.transpose(0, 1).flatten(1)
-            if count == 0:  # near the mean, so that the squares do not cancel
-                shift = channels.mean(dim=1, keepdim=True)
-                total, squares = torch.zeros_like(shift[:, 0]), torch.zeros_like(shift[:, 0])
-            count += channels.shape[1]
-            total += (channels - shift).sum(1)
-            squares += (channels - shift).square().sum(1)
-        mean = total / count
-        return mean + shift[:, 0], (squares / count - mean.square()).clamp(min=0)
 
     def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:
         """Where in `nodes` each of the chosen modules is called."""

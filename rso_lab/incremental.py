@@ -25,8 +25,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from rso_lab.data import Data
-from rso_lab.fused import Kernels, Moments, fits, fuse, step, takes_step
-from rso_lab.graph import Layer, Network, Values
+from rso_lab.fused import Kernels, fits, fuse, step, takes_step
+from rso_lab.graph import Layer, Moments, Network, Values, measure, merge
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
 from rso_lab.rso import CachedEvaluator, Choice, Losses, LossFunction, Proposal
 
@@ -61,15 +61,16 @@ class IncrementalEvaluator(CachedEvaluator):
     def __init__(self, network: Network, data: Data, loss: LossFunction):
         super().__init__(network, data, loss)
         self.workers = Workers(torch.get_num_threads())
+        torch.empty(31 * 2**18)  # freed at once: from here on glibc keeps what is freed, instead of new pages each time
         x = data.x_train[:2]
         with torch.no_grad():
             self.examples = {network.input: x, **network.propagate({network.input: x}, keep=network.nodes[1:])}
 
     def begin_sweep(self, layer: Layer | None) -> None:
         """Fill the activation cache, and find the path behind the layer."""
+        self.passing: Passing | None = None  # its memory is needed now
         super().begin_sweep(layer)
         self.path = None if layer is None else find_path(self.network, layer, self.examples)
-        self.passing: Passing | None = None
         self.whole: WholeLinear | None = None
         if self.path and isinstance(self.path.origin.module, nn.Linear) and len(self.cache) == 1:
             self.whole = WholeLinear(self.path.origin.module, self.cache.pop(self.path.origin.source))
@@ -192,6 +193,7 @@ class Passing:
         if self.kernels:
             everything, moving = fuse(everything, path, examples, False), fuse(moving, path, examples, True)
         self.everything, self.moving = _stages(everything), _stages(moving)
+        self.parts_of_stage = {parts[0].stage: parts for parts in self.moving}
         self.matrices: dict[fx.Node, Tensor] = {}
         for part in {part.node: part for part in (*everything, *moving)}.values():
             if part is not path.origin and part.kind == "mix" and _is_small_convolution(part, examples):
@@ -244,12 +246,19 @@ class Passing:
             elif node in self.path.kept:
                 self.kept[node][:, span] = changed[node]
 
-    def pieces(self, parts: list[Part]) -> list[slice]:
-        """The rows of the mini-batch, in as few pieces as leave a stage's largest activation in the cache."""
+    def pieces(self, stage: int) -> list[slice]:
+        """The rows of the mini-batch, in pieces; the same ones for a change as for the network as it is.
+
+        As few as leave a candidate's largest activation in the cache; the kernels go image by image anyway.
+        """
         if not self.in_pieces:
             return [slice(0, self.size)]
-        largest = max(self.width(part.node) * self.examples[part.node].element_size() for part in parts)
-        count = max(1, min(self.size, -(-self.size * largest // PIECE_BYTES)))
+        parts = self.parts_of_stage.get(stage, [])
+        largest = max((self.width(part.node) * self.examples[part.node].element_size() for part in parts), default=1)
+        room = (
+            PIECE_BYTES if any(part.kind not in ("convolve", "enter", "pool") for part in parts) else 16 * PIECE_BYTES
+        )
+        count = max(1, min(self.size, -(-self.size * largest // room)))
         ends = [self.size * i // count for i in range(count + 1)]
         return [slice(*ends[i : i + 2]) for i in range(count)]
 
@@ -282,13 +291,13 @@ class Run:
                     self.affine[norm.node] = _affine(
                         norm, self.spans.get(norm.node), *self.moments[norm.source], self.passing.examples[norm.node]
                     )
-            pieces = self.passing.pieces(parts)
+            pieces = self.passing.pieces(parts[0].stage)
             self.direct = len(pieces) == 1 and self.passing.kernels is None
             if not self.direct:
                 self.make_room(parts)
             found = self.passing.workers.run([partial(self.run_piece, parts, piece) for piece in pieces], team)
             for node in found[0]:
-                self.moments[node] = merge([moments[node] for moments in found])
+                self.moments[node] = merge(moments[node] for moments in found)
 
     def make_room(self, parts: list[Part]) -> None:
         """Have a place for all rows of what outlives the stage."""
@@ -501,25 +510,6 @@ class Workers:
         for other in others:
             results += other.result()
         return results
-
-
-def measure(value: Tensor) -> Moments:
-    """Of each channel (dimension 1): mean, sum of squares about it, and how many numbers that is of."""
-    dims = [d for d in range(value.dim()) if d != 1]
-    count = value.numel() // value.shape[1]
-    mean = value.sum(dims) / count
-    squares = (value - mean.view(-1, *[1] * (value.dim() - 2))).square_().sum(dims)
-    return mean, squares, count
-
-
-def merge(moments: list[Moments]) -> tuple[Tensor, Tensor]:
-    """Mean and population variance over all pieces, float64 (Chan et al. 1979)."""
-    means = torch.stack([mean for mean, _, _ in moments]).double()
-    counts = torch.tensor([[count] for _, _, count in moments], dtype=torch.float64, device=means.device)
-    squares = torch.stack([squares for _, squares, _ in moments]).double().sum(0)
-    total = counts.sum()
-    mean = (counts * means).sum(0) / total
-    return mean, (squares + (counts * (means - mean).square()).sum(0)) / total
 
 
 def _affine(part: Part, span: Span, mean: Tensor, variance: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

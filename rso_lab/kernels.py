@@ -72,22 +72,25 @@ class _Vectors:
 
 
 def _tile(rows: int, pixels: int) -> Callable:
-    """A function that adds a convolution to rows x pixels of an image's outputs, VECTOR channels of each.
+    """A function that convolves for rows x pixels of an image's outputs, VECTOR channels of each, the sums in registers.
 
-    The sums stay in registers.
+    `start` is what they start from: the bias, or what was there.
     """
 
     @intrinsic
-    def add_tile(typing: Any, out: Any, at_out: Any, x: Any, at_x: Any, w: Any, at_w: Any, sizes: Any) -> Any:
+    def put(
+        typing: Any, out: Any, at_out: Any, start: Any, at_start: Any, x: Any, at_x: Any, w: Any, at_w: Any, sizes: Any
+    ) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             v = _Vectors(context, builder, signature, args)
-            out, at_out, x, at_x, w, at_w, packed = v.args
-            kernel_rows, kernel_columns, channels, x_row, x_down, x_right, out_row, out_pixel = cgutils.unpack_tuple(
-                builder, packed
-            )
+            out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
+            (
+                (kernel_rows, kernel_columns, channels, x_row, x_down, x_right),
+                (out_row, out_pixel, start_row, start_pixel),
+            ) = (cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed))
             places = [(r, p) for r in range(rows) for p in range(pixels)]
-            outs = [v.index(at_out, (r, out_row), (p, out_pixel)) for r, p in places]
-            sums = [cgutils.alloca_once_value(builder, v.load(out, at)) for at in outs]
+            starts = [v.index(at_start, (r, start_row), (p, start_pixel)) for r, p in places]
+            sums = [cgutils.alloca_once_value(builder, v.load(start, at)) for at in starts]
             with (
                 cgutils.for_range(builder, kernel_rows) as i,
                 cgutils.for_range(builder, kernel_columns) as j,
@@ -99,54 +102,48 @@ def _tile(rows: int, pixels: int) -> Callable:
                 for (r, p), total in zip(places, sums, strict=True):
                     value = builder.load(builder.gep(x, [v.index(first, (r, x_down), (p, x_right))]))
                     builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
-            for at, total in zip(outs, sums, strict=True):
-                v.store(builder.load(total), out, at)
+            for (r, p), total in zip(places, sums, strict=True):
+                v.store(builder.load(total), out, v.index(at_out, (r, out_row), (p, out_pixel)))
             return context.get_dummy_value()
 
-        return types.void(out, at_out, x, at_x, w, at_w, sizes), generate
+        return types.void(out, at_out, start, at_start, x, at_x, w, at_w, sizes), generate
 
-    return add_tile
+    return put
 
 
 def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
-    """A function for batch norm, ReLU and pooling over side x side pixels: VECTOR channels of one pixel it puts out."""
+    """A function for batch norm, ReLU and pooling over side x side pixels: VECTOR channels of a row that it puts out."""
 
     @intrinsic
     def put(
-        typing: Any,
-        x: Any,
-        at_x: Any,
-        x_row: Any,
-        x_pixel: Any,
-        scale: Any,
-        offset: Any,
-        out: Any,
-        at_out: Any,
-        at_c: Any,
+        typing: Any, x: Any, at_x: Any, x_row: Any, scale: Any, offset: Any, out: Any, at_out: Any, sizes: Any
     ) -> Any:
+        # sizes: pixels to put out, channels, the first of the channels
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             v = _Vectors(context, builder, signature, args)
-            x, at_x, x_row, x_pixel, scale, offset, out, at_out, at_c = v.args
-            a, b = v.load(scale, at_c), v.load(offset, at_c)
-            zero = v.constant(0.0)
-            total = None
-            for r in range(side):
-                for p in range(side):
-                    value = v.multiply_add(v.load(x, v.index(at_x, (r, x_row), (p, x_pixel))), a, b)
-                    if relu:  # a NaN is not below 0
-                        value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
-                    if total is None:
-                        total = value
-                    elif maximum:  # a NaN stays
-                        total = builder.select(builder.fcmp_unordered(">", value, total), value, total)
-                    else:
-                        total = builder.fadd(total, value)
-            if side > 1 and not maximum:
-                total = builder.fmul(total, v.constant(1 / side**2))
-            v.store(total, out, at_out)
+            x, at_x, x_row, scale, offset, out, at_out, packed = v.args
+            pixels, channels, channel = cgutils.unpack_tuple(builder, packed)
+            a, b, zero = v.load(scale, channel), v.load(offset, channel), v.constant(0.0)
+            with cgutils.for_range(builder, pixels) as i:
+                first = v.index(at_x, channel, (v.index((side, i.index)), channels))
+                total = None
+                for r in range(side):
+                    for p in range(side):
+                        value = v.multiply_add(v.load(x, v.index(first, (r, x_row), (p, channels))), a, b)
+                        if relu:  # a NaN is not below 0
+                            value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+                        if total is None:
+                            total = value
+                        elif maximum:  # a NaN stays
+                            total = builder.select(builder.fcmp_unordered(">", value, total), value, total)
+                        else:
+                            total = builder.fadd(total, value)
+                if side > 1 and not maximum:
+                    total = builder.fmul(total, v.constant(1 / side**2))
+                v.store(total, out, v.index(at_out, channel, (i.index, channels)))
             return context.get_dummy_value()
 
-        return types.void(x, at_x, x_row, x_pixel, scale, offset, out, at_out, at_c), generate
+        return types.void(x, at_x, x_row, scale, offset, out, at_out, sizes), generate
 
     return put
 
@@ -187,8 +184,8 @@ def _sum(power: int) -> Callable:
     return add_up
 
 
-_tile_1x14, _tile_1x7, _tile_2x7, _tile_1x4, _tile_3x4, _tile_2x2, _tile_1x1 = (
-    _tile(rows, pixels) for rows, pixels in ((1, 14), (1, 7), (2, 7), (1, 4), (3, 4), (2, 2), (1, 1))
+_tile_1x14, _tile_2x14, _tile_1x7, _tile_2x7, _tile_4x7, _tile_1x4, _tile_4x4, _tile_2x2, _tile_1x1 = (
+    _tile(*size) for size in ((1, 14), (2, 14), (1, 7), (2, 7), (4, 7), (1, 4), (4, 4), (2, 2), (1, 1))
 )
 _affine, _affine_relu = (_prologue(1, False, relu) for relu in (False, True))
 _mean, _mean_relu = (_prologue(2, False, relu) for relu in (False, True))
@@ -197,13 +194,20 @@ _add_up, _add_up_squares = (_sum(power) for power in (1, 2))
 
 
 @_compiled
-def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], out: np.ndarray) -> None:
-    """Add the convolution of x (H, W, C), padded, with w (kernel rows, columns, C, C') to out (H', W', C')."""
+def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], start: np.ndarray, out: np.ndarray) -> None:
+    """Out (H', W', C') = start + the convolution of x (H, W, C), padded, with w (kernel rows, columns, C, C').
+
+    start: (H', W', C') or (1, 1, C').
+    """
     height, width, out_channels = out.shape
     channels = x.shape[2]
     x_row = x.shape[1] * channels
     down, right = stride[0] * x_row, stride[1] * channels
-    sizes = (w.shape[0], w.shape[1], channels, x_row, down, right, width * out_channels, out_channels)
+    start_pixel = 0 if start.shape[0] < height or start.shape[1] < width else out_channels
+    sizes = (
+        (w.shape[0], w.shape[1], channels, x_row, down, right),
+        (width * out_channels, out_channels, width * start_pixel, start_pixel),
+    )
     for channel in range(0, out_channels, VECTOR):
         row = 0
         while row < height:
@@ -212,27 +216,34 @@ def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], out: np.nda
             column = 0
             while column < width:
                 at_out = (row * width + column) * out_channels + channel
+                at_start = (row * width + column) * start_pixel + channel
                 at_x = row * down + column * right
-                if width % 14 == 0:
-                    _tile_1x14(out, at_out, x, at_x, w, channel, sizes)
+                if width % 14 == 0 and left > 1:
+                    _tile_2x14(out, at_out, start, at_start, x, at_x, w, channel, sizes)
+                    column, rows = column + 14, 2
+                elif width % 14 == 0:
+                    _tile_1x14(out, at_out, start, at_start, x, at_x, w, channel, sizes)
                     column += 14
+                elif width % 7 == 0 and left > 3:
+                    _tile_4x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
+                    column, rows = column + 7, 4
                 elif width % 7 == 0 and left > 1:
-                    _tile_2x7(out, at_out, x, at_x, w, channel, sizes)
+                    _tile_2x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
                     column, rows = column + 7, 2
                 elif width % 7 == 0:
-                    _tile_1x7(out, at_out, x, at_x, w, channel, sizes)
+                    _tile_1x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
                     column += 7
-                elif width % 4 == 0 and left > 2:
-                    _tile_3x4(out, at_out, x, at_x, w, channel, sizes)
-                    column, rows = column + 4, 3
+                elif width % 4 == 0 and left > 3:
+                    _tile_4x4(out, at_out, start, at_start, x, at_x, w, channel, sizes)
+                    column, rows = column + 4, 4
                 elif width % 4 == 0:
-                    _tile_1x4(out, at_out, x, at_x, w, channel, sizes)
+                    _tile_1x4(out, at_out, start, at_start, x, at_x, w, channel, sizes)
                     column += 4
                 elif width % 2 == 0 and left > 1:
-                    _tile_2x2(out, at_out, x, at_x, w, channel, sizes)
+                    _tile_2x2(out, at_out, start, at_start, x, at_x, w, channel, sizes)
                     column, rows = column + 2, 2
                 else:
-                    _tile_1x1(out, at_out, x, at_x, w, channel, sizes)
+                    _tile_1x1(out, at_out, start, at_start, x, at_x, w, channel, sizes)
                     column += 1
             row += rows
 
@@ -251,22 +262,20 @@ def _prepare(
     for row in range(height // side):
         at_x = side * row * x_row
         at_out = ((top + row) * out.shape[1] + left) * channels
-        for column in range(width // side):
-            for c in range(0, channels, VECTOR):
-                if kind == 0:
-                    _affine(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
-                elif kind == 1:
-                    _affine_relu(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
-                elif kind == 2:
-                    _mean(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
-                elif kind == 3:
-                    _mean_relu(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
-                elif kind == 4:
-                    _maximum(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
-                else:
-                    _maximum_relu(x, at_x + c, x_row, channels, scale, offset, out, at_out + c, c)
-            at_x += side * channels
-            at_out += channels
+        for channel in range(0, channels, VECTOR):
+            sizes = (width // side, channels, channel)
+            if kind == 0:
+                _affine(x, at_x, x_row, scale, offset, out, at_out, sizes)
+            elif kind == 1:
+                _affine_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
+            elif kind == 2:
+                _mean(x, at_x, x_row, scale, offset, out, at_out, sizes)
+            elif kind == 3:
+                _mean_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
+            elif kind == 4:
+                _maximum(x, at_x, x_row, scale, offset, out, at_out, sizes)
+            else:
+                _maximum_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
 
 
 @_compiled
@@ -310,8 +319,7 @@ def convolve(
     room = np.zeros((2, out.shape[3]), x.dtype)
     for n in range(len(x)):
         _prepare(x[n], scale, offset, kind, top, left, ready)
-        out[n] = bias
-        _convolve(ready, w, stride, out[n])
+        _convolve(ready, w, stride, bias.reshape(1, 1, -1), out[n])
         _add_moments(out[n], n, mean, squares, room)
     return mean, squares
 
@@ -340,43 +348,37 @@ def enter(
     height, width = after.shape[2:]
     change = np.zeros((height + 2 * top, width + 2 * left, 1), x.dtype)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
-    room = np.zeros((2, out.shape[3]), x.dtype)
+    room, plane = np.zeros((2, out.shape[3]), x.dtype), np.zeros(x.shape[2:], x.dtype)
     for n in range(len(x)):
-        _prepare_plane(x[n, 0], x.dtype.type(scale), x.dtype.type(offset), kind, after[n, 0])
+        _prepare_plane(x[n, 0], x.dtype.type(scale), x.dtype.type(offset), kind, plane, after[n, 0])
         for row in range(height):
             for column in range(width):
                 change[top + row, left + column, 0] = after[n, 0, row, column] - before[n, channel, row, column]
-        out[n] = kept[n]
-        _convolve(change, w, stride, out[n])
+        _convolve(change, w, stride, kept[n], out[n])
         _add_moments(out[n], n, mean, squares, room)
     return mean, squares
 
 
 @_compiled
-def _prepare_plane(x: np.ndarray, scale: float, offset: float, kind: int, out: np.ndarray) -> None:
-    """Batch norm, ReLU and pooling of one channel (H, W)."""
-    relu = kind % 2 == 1
-    for row in range(out.shape[0]):
-        for column in range(out.shape[1]):
-            if kind < 2:
-                out[row, column] = _normal(x[row, column], scale, offset, relu)
-            else:
-                a = _normal(x[2 * row, 2 * column], scale, offset, relu)
-                b = _normal(x[2 * row, 2 * column + 1], scale, offset, relu)
-                c = _normal(x[2 * row + 1, 2 * column], scale, offset, relu)
-                d = _normal(x[2 * row + 1, 2 * column + 1], scale, offset, relu)
+def _prepare_plane(x: np.ndarray, scale: float, offset: float, kind: int, room: np.ndarray, out: np.ndarray) -> None:
+    """Batch norm, ReLU and pooling of one channel x (H, W), into out."""
+    lowest = x.dtype.type(0 if kind % 2 == 1 else -np.inf)
+    normal = out if kind < 2 else room
+    flat, normal_flat = x.reshape(-1), normal.reshape(-1)
+    for k in range(len(flat)):
+        value = flat[k] * scale + offset
+        normal_flat[k] = lowest if value < lowest else value  # a NaN is not below 0
+    if kind >= 2:
+        for row in range(out.shape[0]):
+            for column in range(out.shape[1]):
+                a, b = normal[2 * row, 2 * column], normal[2 * row, 2 * column + 1]
+                c, d = normal[2 * row + 1, 2 * column], normal[2 * row + 1, 2 * column + 1]
                 if kind < 4:
                     out[row, column] = (a + b + c + d) * x.dtype.type(0.25)
-                else:
+                else:  # a NaN stays
                     ab = a if a >= b or a != a else b
                     cd = c if c >= d or c != c else d
                     out[row, column] = ab if ab >= cd or ab != ab else cd
-
-
-@_compiled
-def _normal(x: float, scale: float, offset: float, relu: bool) -> float:
-    value = x * scale + offset
-    return value * 0 if relu and value < 0 else value
 
 
 @_compiled
@@ -392,17 +394,21 @@ def pool(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, out: n
             out[n, c] /= pixels
 
 
-@njit(nogil=True, cache=True, fastmath={"contract", "reassoc"}, error_model="numpy")
-def _plane_moments(x: np.ndarray) -> tuple[float, float]:
+@_compiled
+def _plane_moments(x: np.ndarray, room: np.ndarray) -> tuple[float, float]:
     """Mean of x (H, W) and sum of squares about it."""
-    flat = x.ravel()
-    total = x.dtype.type(0)
-    for value in flat:
-        total += value
-    mean = total / x.dtype.type(len(flat))
-    squares = x.dtype.type(0)
-    for value in flat:
-        squares += (value - mean) ** 2
+    flat = x.reshape(-1)
+    lines = len(flat) // VECTOR
+    _add_up(x, 0, lines, VECTOR, room[0], room[0], 0)
+    mean = room[0].sum()
+    for k in range(lines * VECTOR, len(flat)):
+        mean += flat[k]
+    mean /= x.dtype.type(len(flat))
+    room[0, :] = mean
+    _add_up_squares(x, 0, lines, VECTOR, room[0], room[1], 0)
+    squares = room[1].sum()
+    for k in range(lines * VECTOR, len(flat)):
+        squares += (flat[k] - mean) ** 2
     return mean, squares
 
 
@@ -426,16 +432,31 @@ def step(
     height, width = z.shape[2:]
     rows, columns = x.shape[2:]
     mean, squares = 0.0, 0.0
+    room = np.zeros((2, VECTOR), z.dtype)
     left = max(0, -(first[1] // stride[1]))
     right = min(width, (columns - 1 - first[1]) // stride[1] + 1)
+    shift = first[0] * width + first[1]
+    begin, end = max(0, -shift), min(height * width, height * width - shift)
     for n in range(len(z)):
-        for row in range(height):
-            out[n, 0, row] = z[n, i, row]
-            from_row = row * stride[0] + first[0]
-            if 0 <= from_row < rows:
-                for column in range(left, right):
-                    out[n, 0, row, column] += delta * x[n, j, from_row, column * stride[1] + first[1]]
-        ours, spread = _plane_moments(out[n, 0])
+        if stride == (1, 1) and (rows, columns) == (height, width):  # one long loop, then what it took across an edge
+            flat, z_flat, x_flat = out[n, 0].reshape(-1), z[n, i].reshape(-1), x[n, j].reshape(-1)
+            flat[:begin] = z_flat[:begin]
+            for k in range(begin, end):
+                flat[k] = z_flat[k] + delta * x_flat[k + shift]
+            flat[end:] = z_flat[end:]
+            for row in range(height):
+                for column in range(left):
+                    out[n, 0, row, column] = z[n, i, row, column]
+                for column in range(right, width):
+                    out[n, 0, row, column] = z[n, i, row, column]
+        else:
+            for row in range(height):
+                out[n, 0, row] = z[n, i, row]
+                from_row = row * stride[0] + first[0]
+                if 0 <= from_row < rows:
+                    for column in range(left, right):
+                        out[n, 0, row, column] += delta * x[n, j, from_row, column * stride[1] + first[1]]
+        ours, spread = _plane_moments(out[n, 0], room)
         gap = ours - mean
         mean += gap / (n + 1)
         squares += spread + gap * gap * (height * width * n / (n + 1))

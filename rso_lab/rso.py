@@ -386,22 +386,43 @@ class CachedEvaluator(PlainEvaluator):
 
     name = "cached"
 
+    def __init__(self, network: Network, data: Data, loss: LossFunction):
+        super().__init__(network, data, loss)
+        self.cache: Values = {}
+        self.entered: Values = {}
+
     def begin_sweep(self, layer: Layer | None) -> None:
-        """Fill the activation cache, or leave it empty where it would not fit the memory."""
+        """Fill the activation cache, or leave it empty where it would not fit the memory.
+
+        From the one before, where that ends earlier in the network: nothing before its layer has changed since.
+        """
+        before, begin = self.cache, self.start
         super().begin_sweep(layer)
         self.start = self.position
         self.frontier = self.network.frontier(self.start)
-        self.cache: Values = {}
+        self.cache, self.entered = {}, {}
+        if not before or self.start < begin:
+            before, begin = {self.network.input: self.data.x_train}, 1
         x = self.data.x_train
         few = self.run_up_to_layer(x[:2])
         aliased = self.network.writes_in_place and len(self.frontier) > 1  # views, which a cache would take apart
         if aliased or not all(_is_per_row(few[node], len(x[:2])) for node in self.frontier) or not self._fits(few):
             return
-        cache = {node: few[node].new_empty((len(x), *few[node].shape[1:])) for node in self.frontier}
-        for piece, *kept in zip(*(pieces(t) for t in (x, *cache.values())), strict=True):
-            values = self.run_up_to_layer(piece)
-            for node, rows in zip(self.frontier, kept, strict=True):
+        rooms = [few[node].new_empty((len(x), *few[node].shape[1:]), device="meta") for node in self.frontier]
+        used = list(before.values()) if begin > 1 else []
+        if [(r.shape, r.dtype) for r in rooms] == [(u.shape, u.dtype) for u in used]:
+            rooms = used  # piece by piece in place of the old ones
+        else:
+            rooms = [torch.empty_like(room, device=x.device) for room in rooms]
+        for entering, leaving in zip(
+            zip(*map(pieces, before.values()), strict=True), zip(*map(pieces, rooms), strict=True), strict=True
+        ):
+            values = self.network.propagate(
+                dict(zip(before, entering, strict=True)), begin, self.start, keep=self.frontier
+            )
+            for node, rows in zip(self.frontier, leaving, strict=True):
                 rows.copy_(values[node])
+        cache = dict(zip(self.frontier, rooms, strict=True))
         # Two halves of a few rows: activations that depend on the images beside them differ in one of them at least.
         if all(self._agrees(cache, slice(first, 16, 2)) for first in range(min(2, len(x)))):
             self.cache = cache
@@ -417,9 +438,14 @@ class CachedEvaluator(PlainEvaluator):
 
     def entering(self, rows: Tensor) -> Values:
         """What enters the searched layer, for these rows."""
-        if self.cache:
-            return {node: values[rows] for node, values in self.cache.items()}
-        return self.run_up_to_layer(self.data.x_train[rows])
+        if not self.cache:
+            return self.run_up_to_layer(self.data.x_train[rows])
+        for node, values in self.cache.items():
+            shape = (len(rows), *values.shape[1:])
+            if node not in self.entered or self.entered[node].shape != shape:
+                self.entered[node] = values.new_empty(shape)
+            torch.index_select(values, 0, rows, out=self.entered[node])
+        return {node: self.entered[node] for node in self.cache}
 
     def run_up_to_layer(self, x: Tensor) -> Values:
         """What the frontier puts out for x (B, ...)."""
