@@ -138,7 +138,6 @@ class Kernels:
             offset,
             _code(part),
             before.numpy(),
-            channel,
             after.numpy(),
             w,
             module.stride,
@@ -165,12 +164,13 @@ def takes_step(origin: Part, change: Change) -> bool:
     return isinstance(origin.module, nn.Conv2d) and (change.parameter == "weight" or change.step == 0)
 
 
-def step(
-    z: Tensor, i: int, x: Tensor, j: int, delta: float, layer: Any, place: tuple[int, int], out: Tensor
-) -> Moments:
-    """z[:, i] + delta * x[:, j], x where weight element `place` takes it, into out (B, 1, H', W'); and its moments."""
+def step(z: Tensor, x: Tensor, delta: float, layer: Any, place: tuple[int, int], out: Tensor) -> Moments:
+    """Z + delta * x, each where weight element `place` reaches it, into out (B, 1, H', W'); and the moments of that.
+
+    z (B, 1, H', W'): what a channel put out; x (B, H, W): what the weight multiplies.
+    """
     first = (first_input(layer, 0, place[0]), first_input(layer, 1, place[1]))
-    return _moments(kernels.step(z.numpy(), i, x.numpy(), j, delta, layer.stride, first, out.numpy()), out)
+    return _moments(kernels.step(z.numpy(), x.numpy(), delta, layer.stride, first, out.numpy()), out)
 
 
 def _last(x: Tensor) -> Any:

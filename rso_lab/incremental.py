@@ -29,6 +29,7 @@ from rso_lab.fused import Kernels, fits, fuse, step, takes_step
 from rso_lab.graph import Layer, Moments, Network, Values, measure, merge
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
 from rso_lab.rso import CachedEvaluator, Choice, Losses, LossFunction, Proposal
+from rso_lab.visits import Index
 
 PIECE_BYTES = 2**20  # of a piece's largest activation: half of a usual second-level cache
 COMPILED = 2**16  # numbers that a candidate's run writes from which on the compiled kernels pay
@@ -97,7 +98,7 @@ class IncrementalEvaluator(CachedEvaluator):
         """The current loss is known; a candidate's takes what its change can change."""
         if self.passing is None:
             return super().losses(proposal, opposite)
-        self.passing.settle(proposal.index[0])
+        self.passing.settle(next(iter(proposal.weights)).rpartition(".")[2], proposal.index)
         tried: tuple[Choice, ...] = ("plus", "minus") if opposite else ("plus",)
         tasks = [partial(self.changed_loss, proposal, candidate) for candidate in tried]
         self.found = dict(
@@ -175,7 +176,7 @@ class Columns:
     rows: Tensor
 
     def __getitem__(self, where: tuple[slice, int]) -> Tensor:
-        """All rows (B,) of one feature."""
+        """One feature (B,), of all rows."""
         return self.x[where[1]].index_select(0, self.rows)
 
 
@@ -201,35 +202,56 @@ class Passing:
 
     def begin(self, given: Values, x: "Tensor | Columns") -> None:
         """Run the path as the network is, given what enters it, and x, what the searched layer takes."""
-        self.x = x.contiguous() if isinstance(x, Tensor) else x
+        self.x = x
         self.kept.update(given)
         self.given = given
         self.in_pieces = self.path.in_pieces and all(len(value) == self.size for value in given.values())
-        self.settled: set[int] = set()
+        self.planes: dict[int, Values] = {}  # what is kept of a channel by itself
+        self.taken: dict[int, Tensor] = {}
         self.as_it_is = Run(self, {}, self.kept, None)
         self.as_it_is.go(self.everything, self.workers.count)
 
-    def settle(self, channel: int) -> None:
-        """Compute once more what is kept of a channel, alone, as the candidates compute it.
+    def settle(self, name: str, index: Index) -> None:
+        """Have ready, each in one stretch of memory, what a weight's channel put out and what the weight multiplies.
 
-        So that a change that dies out leaves exactly what is kept, down to the last bit.
+        The channel is computed once more, alone as the candidates compute it: so a change that dies out leaves exactly
+        what is kept, down to the last bit.
         """
-        if channel in self.settled:
+        origin = self.path.origin
+        if name == "weight":
+            self.take(index)
+        channel = index[0]
+        if channel in self.planes:
             return
-        self.settled.add(channel)
         spans, values = self.path.spans[channel], self.changed["plus"]
+        planes = self.planes[channel] = {origin.node: self.kept[origin.node][:, channel : channel + 1].contiguous()}
         alone = {part.node for part in self.path.alone if spans[part.node] is not None}
-        again = alone & self.path.kept - {self.path.origin.node}
-        parts = [
-            part
-            for stage in self.moving
-            for part in stage
-            if part.node in alone or (part.kind == "enter" and part.source in alone)
-        ]
+        again = alone & self.path.kept - {origin.node}
         if again:
+            parts = [
+                part
+                for stage in self.moving
+                for part in stage
+                if part.node in alone or (part.kind == "enter" and part.source in alone)
+            ]
             Run(self, spans, values, Change("bias", (channel,), 0.0)).go(_stages(parts), 1)
-        for node in again:
-            self.kept[node][:, spans[node]] = values[node]
+            planes |= {node: values.pop(node) for node in again}
+
+    def take(self, index: Index) -> Tensor:
+        """What a weight multiplies (B, ...): its input channel, for gamma its normalised channel."""
+        origin = self.path.origin
+        i, j = (*index, *index)[:2]
+        if isinstance(origin.module, nn.Conv2d):
+            j = _input_channel(origin.module, i, j)
+        if j not in self.taken:
+            taken = self.x[:, j].contiguous()
+            if origin.kind == "norm":
+                mean, variance = (moment[j] for moment in self.as_it_is.moments[origin.source])
+                taken = (taken - mean).mul((variance + origin.module.eps).rsqrt())
+            if isinstance(origin.module, nn.Linear):
+                self.taken.clear()  # there are many
+            self.taken[j] = taken
+        return self.taken[j]
 
     def run_changed(self, candidate: Choice, change: Change) -> Values:
         """What the affected nodes put out after a change."""
@@ -239,9 +261,13 @@ class Passing:
 
     def keep(self, candidate: Choice, change: Change) -> None:
         """What this candidate computed is what the network puts out now."""
-        changed = self.changed[candidate]
+        changed, planes = self.changed[candidate], self.planes[change.index[0]]
         for node, span in self.path.spans[change.index[0]].items():
-            if node in self.path.kept and span is None:
+            if node in planes:
+                planes[node], changed[node] = changed[node], planes[node]
+                if node in self.path.filled_up:
+                    self.kept[node][:, span] = planes[node]
+            elif node in self.path.kept and span is None:
                 self.kept[node], changed[node] = changed[node], self.kept[node]
             elif node in self.path.kept:
                 self.kept[node][:, span] = changed[node]
@@ -376,29 +402,29 @@ class Run:
     def stepped(self, change: Change, piece: slice) -> Tensor:
         """What the searched layer puts out in the channel of a weight that makes this step."""
         origin = self.passing.path.origin
-        i, *where = change.index
-        z = self.rows(self.passing.kept[origin.node], piece)[:, i : i + 1].clone()
+        z = self.before(origin.node, piece).clone()
         if change.parameter == "bias":
             return z.add_(change.step)
-        if origin.kind == "norm":
-            mean, variance = (moment[i] for moment in self.passing.as_it_is.moments[origin.source])
-            n = (self.passing.x[piece, i] - mean) * (variance + origin.module.eps).rsqrt()
-            return z.add_(n.unsqueeze(1).to(z.dtype), alpha=change.step)
-        if isinstance(origin.module, nn.Linear):
-            z[:, 0].add_(self.passing.x[piece, where[0]], alpha=change.step)
+        x = self.rows(self.passing.take(change.index), piece)
+        if not isinstance(origin.module, nn.Conv2d):
+            z[:, 0].add_(x, alpha=change.step)
             return z
-        j, a, b = where
-        x = self.passing.x[piece, _input_channel(origin.module, i, j)]
         (rows, from_rows), (columns, from_columns) = (
-            _reach(origin.module, axis, k, x.shape[1 + axis], z.shape[2 + axis]) for axis, k in enumerate((a, b))
+            _reach(origin.module, axis, k, x.shape[1 + axis], z.shape[2 + axis])
+            for axis, k in enumerate(change.index[2:])
         )
         z[:, 0, rows, columns].add_(x[:, from_rows, from_columns], alpha=change.step)
         return z
 
+    def before(self, node: fx.Node, piece: slice) -> Tensor:
+        """What is kept of the span in which a node's output changes."""
+        value = self.passing.planes[self.change.index[0]].get(node)
+        return self.rows(self.passing.kept[node][:, self.spans[node]] if value is None else value, piece)
+
     def entered(self, part: Part, piece: slice, now: Values) -> Tensor:
         """What a layer puts out that mixes the change of some channels into its outputs."""
         span, out = self.spans[part.source], self.spans[part.node]
-        change = self.fetch(part.source, span, piece, now) - self.rows(self.passing.kept[part.source], piece)[:, span]
+        change = self.fetch(part.source, span, piece, now) - self.before(part.source, piece)
         kept = self.rows(self.passing.kept[part.node], piece)
         layer = part.module
         if isinstance(layer, nn.Linear):
@@ -426,11 +452,10 @@ class Run:
         """What a part that the kernels take puts out, with its moments; None for the other parts."""
         kernels, path = self.passing.kernels, self.passing.path
         if part is path.origin and self.change is not None and takes_step(part, self.change):
-            i, j, a, b = self.change.index if self.change.step else (self.change.index[0], 0, 0, 0)  # nothing: anywhere
-            out = self.values[part.node][piece]
-            kept = self.passing.kept[part.node][piece]
-            j = _input_channel(part.module, i, j)
-            return out, step(kept, i, self.passing.x[piece], j, self.change.step, part.module, (a, b), out)
+            z, out = self.before(part.node, piece), self.values[part.node][piece]
+            index = self.change.index if self.change.step else (self.change.index[0], 0, 0, 0)  # no step: any weight
+            x = self.rows(self.passing.take(index), piece)
+            return out, step(z, x, self.change.step, part.module, index[2:], out)
         if part.kind not in ("convolve", "enter", "pool"):
             return None
         first = (*part.prologue, part)[0]
@@ -444,8 +469,8 @@ class Run:
             return out, kernels.convolve(part, x, affine, out)
         source = part.source
         after = self.values[source][piece] if part.prologue else x
-        before, kept = self.passing.kept[source][piece], self.passing.kept[part.node][piece]
-        return out, kernels.enter(part, x, affine, before, self.spans[source].start, after, kept, out)
+        kept, channel = self.passing.kept[part.node][piece], self.spans[source].start
+        return out, kernels.enter(part, x, affine, self.before(source, piece), channel, after, kept, out)
 
     def fetch(self, node: fx.Node, wanted: Span, piece: slice, now: Values) -> Any:
         """What a node put out for some rows, in the wanted span."""

@@ -331,7 +331,6 @@ def enter(
     offset: float,
     kind: int,
     before: np.ndarray,
-    channel: int,
     after: np.ndarray,
     w: np.ndarray,
     stride: tuple[int, int],
@@ -341,7 +340,7 @@ def enter(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batch norm, ReLU and pooling of one channel x (N, 1, H, W), into `after`; and what its change does to a convolution.
 
-    before (N, C, H, W): what was there, of all channels; w (kernel rows, columns, 1, C'); kept (N, H', W', C'): what the
+    before: what was there; w (kernel rows, columns, 1, C'); kept (N, H', W', C'): what the
     convolution put out before; `out`: what it puts out now. Returns the moments of `out`, as `convolve`.
     """
     top, left = padding
@@ -353,7 +352,7 @@ def enter(
         _prepare_plane(x[n, 0], x.dtype.type(scale), x.dtype.type(offset), kind, plane, after[n, 0])
         for row in range(height):
             for column in range(width):
-                change[top + row, left + column, 0] = after[n, 0, row, column] - before[n, channel, row, column]
+                change[top + row, left + column, 0] = after[n, 0, row, column] - before[n, 0, row, column]
         _convolve(change, w, stride, kept[n], out[n])
         _add_moments(out[n], n, mean, squares, room)
     return mean, squares
@@ -415,22 +414,20 @@ def _plane_moments(x: np.ndarray, room: np.ndarray) -> tuple[float, float]:
 @_compiled
 def step(
     z: np.ndarray,
-    i: int,
     x: np.ndarray,
-    j: int,
     delta: float,
     stride: tuple[int, int],
     first: tuple[int, int],
     out: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a convolution puts out in channel i when one of its weights moves by delta.
+    """What a convolution puts out in one channel when one of its weights moves by delta.
 
-    z (N, C', H', W'): what it put out; x (N, C, H, W): what it takes, channel j of which the weight multiplies;
-    `first`: row and column of x that it takes for output (0, 0). Into out (N, 1, H', W'). Returns its moments.
+    z (N, 1, H', W'): what it put out; x (N, H, W): the channel that the weight multiplies; `first`: row and column of x
+    that it takes for output (0, 0), negative in the padding. Into out (N, 1, H', W'). Returns its moments.
     """
     delta = z.dtype.type(delta)
     height, width = z.shape[2:]
-    rows, columns = x.shape[2:]
+    rows, columns = x.shape[1:]
     mean, squares = 0.0, 0.0
     room = np.zeros((2, VECTOR), z.dtype)
     left = max(0, -(first[1] // stride[1]))
@@ -439,23 +436,23 @@ def step(
     begin, end = max(0, -shift), min(height * width, height * width - shift)
     for n in range(len(z)):
         if stride == (1, 1) and (rows, columns) == (height, width):  # one long loop, then what it took across an edge
-            flat, z_flat, x_flat = out[n, 0].reshape(-1), z[n, i].reshape(-1), x[n, j].reshape(-1)
+            flat, z_flat, x_flat = out[n, 0].reshape(-1), z[n, 0].reshape(-1), x[n].reshape(-1)
             flat[:begin] = z_flat[:begin]
             for k in range(begin, end):
                 flat[k] = z_flat[k] + delta * x_flat[k + shift]
             flat[end:] = z_flat[end:]
             for row in range(height):
                 for column in range(left):
-                    out[n, 0, row, column] = z[n, i, row, column]
+                    out[n, 0, row, column] = z[n, 0, row, column]
                 for column in range(right, width):
-                    out[n, 0, row, column] = z[n, i, row, column]
+                    out[n, 0, row, column] = z[n, 0, row, column]
         else:
             for row in range(height):
-                out[n, 0, row] = z[n, i, row]
+                out[n, 0, row] = z[n, 0, row]
                 from_row = row * stride[0] + first[0]
                 if 0 <= from_row < rows:
                     for column in range(left, right):
-                        out[n, 0, row, column] += delta * x[n, j, from_row, column * stride[1] + first[1]]
+                        out[n, 0, row, column] += delta * x[n, from_row, column * stride[1] + first[1]]
         ours, spread = _plane_moments(out[n, 0], room)
         gap = ours - mean
         mean += gap / (n + 1)

@@ -74,6 +74,7 @@ class Path:
     spans: list[dict[fx.Node, Span]]  # for each channel of the layer, where its change is in each affected node
     alone: list[Part]  # the layer, and what takes nothing of the change but its span
     kept: set[fx.Node]  # whose values a candidate needs beside its own
+    filled_up: set[fx.Node]  # those of which a candidate needs the other channels, too
     split: set[fx.Node]  # whose span is less than all channels, for one channel of the layer at least
     stored: set[fx.Node]  # whose values outlive their stage
     in_pieces: bool  # whether rows pass through it independently, batch norms aside
@@ -112,11 +113,13 @@ def find_path(network: Network, layer: Layer, examples: Values) -> Path | None:
             inside = {other.node for other in alone}
             if all(n in inside or n not in affected for n in part.node.all_input_nodes):
                 alone.append(part)
-    kept, split = {start}, {start}
+    kept, split, filled_up = {start}, {start}, set()
     for of_channel in spans:
         split |= {node for node, span in of_channel.items() if span is not None}
         for part in moving:
-            kept |= _needed(part, of_channel)
+            needed = _needed(part, of_channel)
+            kept |= needed
+            filled_up |= set() if enters(part, of_channel) else needed & affected
     later = {n for part in parts for n in part.node.all_input_nodes if stages.get(n, part.stage) < part.stage}
     in_pieces = all(part.kind != "other" for part in parts)
     return Path(
@@ -128,6 +131,7 @@ def find_path(network: Network, layer: Layer, examples: Values) -> Path | None:
         spans,
         alone,
         kept - set(given),
+        filled_up,
         split,
         kept | later | {output},
         in_pieces,
