@@ -57,6 +57,8 @@ def measure(value: Tensor) -> Moments:
 def merge(moments: Iterable[Moments]) -> tuple[Tensor, Tensor]:
     """Mean and population variance over all pieces, float64 (Chan et al. 1979)."""
     all_means, all_squares, all_counts = zip(*moments, strict=True)
+    if len(all_counts) == 1:
+        return all_means[0].double(), all_squares[0].double() / all_counts[0]
     means, squares = torch.stack(all_means).double(), torch.stack(all_squares).double().sum(0)
     counts = torch.tensor(all_counts, dtype=torch.float64, device=means.device)[:, None]
     total = counts.sum()

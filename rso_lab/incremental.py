@@ -200,16 +200,24 @@ class Passing:
             if part is not path.origin and part.kind == "mix" and _is_small_convolution(part, examples):
                 self.matrices[part.node] = _as_matrix(part.module, examples[part.source])
 
+    @torch.no_grad()
     def begin(self, given: Values, x: "Tensor | Columns") -> None:
         """Run the path as the network is, given what enters it, and x, what the searched layer takes."""
         self.x = x
         self.kept.update(given)
         self.given = given
         self.in_pieces = self.path.in_pieces and all(len(value) == self.size for value in given.values())
+        self.gamma_beta = {
+            part.node: (part.module.weight.double(), part.module.bias.double())
+            for part in self.path.parts
+            if part.kind == "norm" and part.module.affine
+        }
+        self.rows_of_stage = {parts[0].stage: self.pieces(parts[0].stage) for parts in self.everything}
         self.planes: dict[int, Values] = {}  # what is kept of a channel by itself
         self.taken: dict[int, Tensor] = {}
-        self.as_it_is = Run(self, {}, self.kept, None)
-        self.as_it_is.go(self.everything, self.workers.count)
+        run = Run(self, {}, self.kept, None)
+        run.go(self.everything, self.workers.count)
+        self.moments = run.moments
 
     def settle(self, name: str, index: Index) -> None:
         """Have ready, each in one stretch of memory, what a weight's channel put out and what the weight multiplies.
@@ -246,7 +254,7 @@ class Passing:
         if j not in self.taken:
             taken = self.x[:, j].contiguous()
             if origin.kind == "norm":
-                mean, variance = (moment[j] for moment in self.as_it_is.moments[origin.source])
+                mean, variance = (moment[j] for moment in self.moments[origin.source])
                 taken = (taken - mean).mul((variance + origin.module.eps).rsqrt())
             if isinstance(origin.module, nn.Linear):
                 self.taken.clear()  # there are many
@@ -288,6 +296,22 @@ class Passing:
         ends = [self.size * i // count for i in range(count + 1)]
         return [slice(*ends[i : i + 2]) for i in range(count)]
 
+    def affine(self, part: Part, span: Span, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and offset that make a batch norm, shaped to go with (B, C, ...)."""
+        norm: Any = part.module
+        scale = (variance + norm.eps).rsqrt_()
+        if norm.affine:
+            gamma, beta = self.gamma_beta[part.node]
+            if span is not None:
+                gamma, beta = gamma[span], beta[span]
+            scale = scale.mul_(gamma)
+            offset = beta - mean * scale
+        else:
+            offset = -mean * scale
+        like = self.examples[part.node]
+        shape = (1, -1, *[1] * (like.dim() - 2))
+        return scale.view(shape).to(like.dtype), offset.view(shape).to(like.dtype)
+
     def width(self, node: fx.Node) -> int:
         """How many numbers a node puts out for a row, behind a change."""
         value = self.examples.get(node)
@@ -314,10 +338,10 @@ class Run:
         for parts in stages:
             for norm in (part for whole in parts for part in (*whole.prologue, whole)):
                 if norm.kind == "norm" and norm.source in self.moments:
-                    self.affine[norm.node] = _affine(
-                        norm, self.spans.get(norm.node), *self.moments[norm.source], self.passing.examples[norm.node]
+                    self.affine[norm.node] = self.passing.affine(
+                        norm, self.spans.get(norm.node), *self.moments[norm.source]
                     )
-            pieces = self.passing.pieces(parts[0].stage)
+            pieces = self.passing.rows_of_stage[parts[0].stage]
             self.direct = len(pieces) == 1 and self.passing.kernels is None
             if not self.direct:
                 self.make_room(parts)
@@ -328,17 +352,17 @@ class Run:
     def make_room(self, parts: list[Part]) -> None:
         """Have a place for all rows of what outlives the stage."""
         path = self.passing.path
-        nodes = [part.node for whole in parts for part in (*whole.prologue, whole)]
-        for node in filter(self.outlives, nodes):
-            example = self.passing.examples.get(node, self.passing.examples[node.all_input_nodes[0]])
-            span = self.spans.get(node)
-            shape = (self.passing.size, *(example if span is None else example[:, span]).shape[1:])
-            if node not in self.values or self.values[node].shape != shape:
+        for node in (other.node for part in parts for other in (*part.prologue, part)):
+            if not self.outlives(node):
+                continue
+            example, span = self.passing.examples[node], self.spans.get(node)
+            channels = example.shape[1] if span is None else span.stop - span.start
+            if node not in self.values or self.values[node].shape[1] != channels:
+                shape = (self.passing.size, channels, *example.shape[2:])
                 by_channel = node in path.split or len(shape) != 4
                 layout = torch.contiguous_format if by_channel else torch.channels_last
                 self.values[node] = torch.empty(shape, dtype=example.dtype, device=example.device, memory_format=layout)
 
-    @torch.no_grad()
     def run_piece(self, parts: list[Part], piece: slice) -> dict[fx.Node, Moments]:
         """Run the parts of a stage for some rows. Returns the moments of what batch norms take."""
         now: Values = {}
@@ -530,23 +554,16 @@ class Workers:
             return [task() for task in tasks]
         shares = [tasks[len(tasks) * i // team : len(tasks) * (i + 1) // team] for i in range(team)]
         here = shares.pop(0) if hasattr(self.local, "works") else []  # a worker takes a share itself
-        others = [self.pool.submit(lambda share=share: [task() for task in share]) for share in shares]
+        others = [self.pool.submit(_run_all, share) for share in shares]
         results = [task() for task in here]
         for other in others:
             results += other.result()
         return results
 
 
-def _affine(part: Part, span: Span, mean: Tensor, variance: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and offset that make a batch norm, shaped to go with (B, C, ...)."""
-    norm: Any = part.module
-    scale = (variance + norm.eps).rsqrt()
-    offset = -mean * scale
-    if norm.affine:
-        gamma, beta = (p.double() if span is None else p[span].double() for p in (norm.weight, norm.bias))
-        scale, offset = scale * gamma, offset * gamma + beta
-    shape = (1, -1, *[1] * (like.dim() - 2))
-    return scale.view(shape).to(like.dtype), offset.view(shape).to(like.dtype)
+@torch.no_grad()
+def _run_all(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    return [task() for task in tasks]
 
 
 def _stages(parts: list[Part]) -> list[list[Part]]:
