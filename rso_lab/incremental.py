@@ -69,7 +69,7 @@ class IncrementalEvaluator(CachedEvaluator):
 
     def begin_sweep(self, layer: Layer | None) -> None:
         """Fill the activation cache, and find the path behind the layer."""
-        self.passing: Passing | None = None  # its memory is needed now
+        self.passing: Passing | LastLinear | None = None  # its memory is needed now
         super().begin_sweep(layer)
         self.path = None if layer is None else find_path(self.network, layer, self.examples)
         self.whole: WholeLinear | None = None
@@ -85,13 +85,15 @@ class IncrementalEvaluator(CachedEvaluator):
         rows = rows.to(self.data.x_train.device)
         self.targets = self.data.y_train[rows]
         if self.passing is None or self.passing.size != len(rows):
-            self.passing = Passing(self.network, self.path, self.examples, self.workers, len(rows))
+            last = self.whole and self.path.affected == {self.path.origin.node, self.path.output}
+            made = LastLinear if last else Passing
+            self.passing = made(self.network, self.path, self.examples, self.workers, len(rows))
         if self.whole:
-            self.passing.begin({self.path.origin.node: self.whole.outputs(rows)}, self.whole.inputs(rows))
+            outputs = self.passing.begin({self.path.origin.node: self.whole.outputs(rows)}, self.whole.inputs(rows))
         else:
             given = self.entering(rows)
-            self.passing.begin(given, given[self.path.origin.source])
-        self.current = self.mean_loss(self.passing.kept)
+            outputs = self.passing.begin(given, given[self.path.origin.source])
+        self.current = self.mean_loss(outputs)
 
     @_single_threaded
     def losses(self, proposal: Proposal, opposite: bool) -> Losses:
@@ -125,9 +127,8 @@ class IncrementalEvaluator(CachedEvaluator):
         if self.whole:
             self.whole.commit(change)
 
-    def mean_loss(self, values: Values) -> float:
+    def mean_loss(self, outputs: Tensor) -> float:
         """The loss function's, for the outputs (B, classes)."""
-        outputs = values[self.path.output]
         if self.loss_function is F.cross_entropy:  # several times as fast with the classes first
             return float(F.cross_entropy(outputs.T.contiguous()[None], self.targets[None]))
         return float(self.loss_function(outputs.contiguous(), self.targets))
@@ -201,8 +202,8 @@ class Passing:
                 self.matrices[part.node] = _as_matrix(part.module, examples[part.source])
 
     @torch.no_grad()
-    def begin(self, given: Values, x: "Tensor | Columns") -> None:
-        """Run the path as the network is, given what enters it, and x, what the searched layer takes."""
+    def begin(self, given: Values, x: "Tensor | Columns") -> Tensor:
+        """The outputs of the network as it is, given what enters the path, and x, what the searched layer takes."""
         self.x = x
         self.kept.update(given)
         self.given = given
@@ -218,6 +219,7 @@ class Passing:
         run = Run(self, {}, self.kept, None)
         run.go(self.everything, self.workers.count)
         self.moments = run.moments
+        return self.kept[self.path.output]
 
     def settle(self, name: str, index: Index) -> None:
         """Have ready, each in one stretch of memory, what a weight's channel put out and what the weight multiplies.
@@ -261,11 +263,11 @@ class Passing:
             self.taken[j] = taken
         return self.taken[j]
 
-    def run_changed(self, candidate: Choice, change: Change) -> Values:
-        """What the affected nodes put out after a change."""
+    def run_changed(self, candidate: Choice, change: Change) -> Tensor:
+        """The outputs after a change."""
         run = Run(self, self.path.spans[change.index[0]], self.changed[candidate], change)
         run.go(self.moving, self.workers.count // 2)
-        return run.values
+        return run.values[self.path.output]
 
     def keep(self, candidate: Choice, change: Change) -> None:
         """What this candidate computed is what the network puts out now."""
@@ -319,6 +321,32 @@ class Passing:
             return 0
         span = self.path.spans[0].get(node)
         return value[:1].numel() if span is None else value[:1, span].numel()
+
+
+class LastLinear:
+    """In place of Passing, where the searched layer is linear and its outputs are the network's: nothing follows."""
+
+    def __init__(self, network: Network, path: Path, examples: Values, workers: "Workers", size: int):
+        self.origin, self.size, self.numbers = path.origin.node, size, 0
+
+    def begin(self, given: Values, x: "Tensor | Columns") -> Tensor:
+        """As Passing."""
+        self.x, self.outputs = x, given[self.origin]
+        return self.outputs
+
+    def settle(self, name: str, index: Index) -> None:
+        """Fetch what the weight multiplies: for a bias, ones."""
+        self.taken = self.x[:, index[1]] if name == "weight" else torch.ones((), dtype=self.outputs.dtype)
+
+    def run_changed(self, candidate: Choice, change: Change) -> Tensor:
+        """As Passing."""
+        outputs = self.outputs.clone()
+        outputs[:, change.index[0]].add_(self.taken, alpha=change.step)
+        return outputs
+
+    def keep(self, candidate: Choice, change: Change) -> None:
+        """As Passing."""
+        self.outputs[:, change.index[0]].add_(self.taken, alpha=change.step)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor, fx, nn
@@ -246,8 +247,12 @@ def changes_batch(held: Visit, visit: Visit, settings: RSO) -> bool:
 
 
 def draw_batch(n: int, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Rows (batch_size,) of a training set of n, without replacement."""
-    return torch.randperm(n, generator=generator)[:batch_size]
+    """Rows (batch_size,) of a training set of n, without replacement.
+
+    By numpy, seeded from the generator: torch would shuffle all n for it.
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).choice(n, batch_size, replace=False, shuffle=False))
 
 
 def propose(
