@@ -1,6 +1,7 @@
 """What torch.fx tells of a network: its layers in execution order, and how to run any part of it."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
+
+from rso_lab.workers import workers
 
 PIECE = 100  # rows that are run at a time where it is a whole data set: bounds the memory, and fits the cache
 
@@ -40,9 +43,11 @@ class Layer:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
 
-def pieces(x: Tensor) -> tuple[Tensor, ...]:
-    """The rows of x (N, ...) in pieces of nearly equal size, at most PIECE each."""
-    return x.tensor_split(-(-len(x) // PIECE))
+def pieces(size: int, largest: int) -> list[slice]:
+    """So many rows in pieces of nearly equal size, none larger than `largest`."""
+    count = -(-size // largest)
+    ends = [size * i // count for i in range(count + 1)]
+    return [slice(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
 
 
 def measure(value: Tensor) -> Moments:
@@ -87,8 +92,7 @@ class Network(fx.Interpreter):
 
     def outputs(self, x: Tensor) -> Tensor:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
-        last = self.nodes[-1]
-        outputs = [self.propagate({self.input: piece})[last] for piece in pieces(x)]
+        outputs = self.in_pieces({self.input: x}, lambda values, rows: values[self.nodes[-1]])
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def propagate(
@@ -122,6 +126,19 @@ class Network(fx.Interpreter):
         found, self.env = {node: self.env[node] for node in kept}, {}
         return found
 
+    def in_pieces(self, given: Values, then: Callable[[Values, slice], Any], **part: Any) -> list[Any]:
+        """For each piece of the rows of `given`, in order: `then` of what propagating it gives, and of its place.
+
+        `part`: as for `propagate`.
+        """
+
+        def run(rows: slice) -> Any:
+            values = {node: value[rows] for node, value in given.items()}
+            return then(copy.copy(self).propagate(values, **part), rows)  # each thread has an environment of its own
+
+        size = len(next(iter(given.values())))
+        return workers().run([functools.partial(run, rows) for rows in pieces(size, PIECE)])
+
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """What the module `target` puts out: fx calls this for each module in the graph."""
         module = self.fetch_attr(target)
@@ -146,8 +163,10 @@ class Network(fx.Interpreter):
         for name, position in self.batch_norms.items():
             if name in self.stale and (before is None or position < before):
                 node = self.nodes[position].all_input_nodes[0]
-                found = (self.propagate({self.input: piece}, stop=position, keep=[node])[node] for piece in pieces(x))
-                mean, variance = merge(measure(value) for value in found)
+                moments = self.in_pieces(
+                    {self.input: x}, lambda values, rows, node=node: measure(values[node]), stop=position, keep=[node]
+                )
+                mean, variance = merge(moments)
                 module = self.fetch_attr(name)
                 module.running_mean.copy_(mean)
                 module.running_var.copy_(variance)

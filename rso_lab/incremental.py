@@ -11,11 +11,9 @@ processor's cache.
 """
 
 import math
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -26,29 +24,15 @@ from torch.fx.node import map_arg
 
 from rso_lab.data import Data
 from rso_lab.fused import Kernels, fits, fuse, step, takes_step
-from rso_lab.graph import Layer, Moments, Network, Values, measure, merge
+from rso_lab.graph import Layer, Moments, Network, Values, measure, merge, pieces
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
 from rso_lab.rso import CachedEvaluator, Choice, Losses, LossFunction, Proposal
 from rso_lab.visits import Index
+from rso_lab.workers import Workers, single_threaded, workers
 
 PIECE_BYTES = 2**20  # of a piece's largest activation: half of a usual second-level cache
 COMPILED = 2**16  # numbers that a candidate's run writes from which on the compiled kernels pay
 THREADED = 2**18  # numbers that a candidate's run writes from which on threads pay
-
-
-def _single_threaded(method: Callable) -> Callable:
-    """Leave the other cores to the workers: torch's own threads would spin there for a while after each operation."""
-
-    @wraps(method)
-    def alone(*args: Any) -> Any:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return method(*args)
-        finally:
-            torch.set_num_threads(threads)
-
-    return alone
 
 
 class IncrementalEvaluator(CachedEvaluator):
@@ -61,7 +45,7 @@ class IncrementalEvaluator(CachedEvaluator):
 
     def __init__(self, network: Network, data: Data, loss: LossFunction):
         super().__init__(network, data, loss)
-        self.workers = Workers(torch.get_num_threads())
+        self.workers = workers()
         torch.empty(31 * 2**18)  # freed at once: from here on glibc keeps what is freed, instead of new pages each time
         x = data.x_train[:2]
         with torch.no_grad():
@@ -76,7 +60,7 @@ class IncrementalEvaluator(CachedEvaluator):
         if self.path and isinstance(self.path.origin.module, nn.Linear) and len(self.cache) == 1:
             self.whole = WholeLinear(self.path.origin.module, self.cache.pop(self.path.origin.source))
 
-    @_single_threaded
+    @single_threaded
     def begin_batch(self, rows: Tensor) -> None:
         """Run the path with the network as it is, for what is kept and for the current loss."""
         if self.path is None:
@@ -95,7 +79,7 @@ class IncrementalEvaluator(CachedEvaluator):
             outputs = self.passing.begin(given, given[self.path.origin.source])
         self.current = self.mean_loss(outputs)
 
-    @_single_threaded
+    @single_threaded
     def losses(self, proposal: Proposal, opposite: bool) -> Losses:
         """The current loss is known; a candidate's takes what its change can change."""
         if self.passing is None:
@@ -115,6 +99,7 @@ class IncrementalEvaluator(CachedEvaluator):
             return self.current
         return self.mean_loss(self.passing.run_changed(candidate, change))
 
+    @single_threaded
     def commit(self, proposal: Proposal, choice: Choice) -> None:
         """What the chosen candidate computed is kept."""
         if self.passing is None or choice == "keep":
@@ -184,7 +169,7 @@ class Columns:
 class Passing:
     """A mini-batch of `size` rows on a path: what is kept of it, and what the candidates compute."""
 
-    def __init__(self, network: Network, path: Path, examples: Values, workers: "Workers", size: int):
+    def __init__(self, network: Network, path: Path, examples: Values, workers: Workers, size: int):
         self.network, self.path, self.examples, self.workers, self.size = network, path, examples, workers, size
         self.kept: Values = {}  # what nodes put out with the network as it is
         self.changed: dict[Choice, Values] = {"minus": {}, "plus": {}}  # what those behind a change put out
@@ -294,9 +279,7 @@ class Passing:
         room = (
             PIECE_BYTES if any(part.kind not in ("convolve", "enter", "pool") for part in parts) else 16 * PIECE_BYTES
         )
-        count = max(1, min(self.size, -(-self.size * largest // room)))
-        ends = [self.size * i // count for i in range(count + 1)]
-        return [slice(*ends[i : i + 2]) for i in range(count)]
+        return pieces(self.size, max(1, room // max(1, largest)))
 
     def affine(self, part: Part, span: Span, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and offset that make a batch norm, shaped to go with (B, C, ...)."""
@@ -326,7 +309,7 @@ class Passing:
 class LastLinear:
     """In place of Passing, where the searched layer is linear and its outputs are the network's: nothing follows."""
 
-    def __init__(self, network: Network, path: Path, examples: Values, workers: "Workers", size: int):
+    def __init__(self, network: Network, path: Path, examples: Values, workers: Workers, size: int):
         self.origin, self.size, self.numbers = path.origin.node, size, 0
 
     def begin(self, given: Values, x: "Tensor | Columns") -> Tensor:
@@ -554,44 +537,6 @@ class Run:
     def outlives(self, node: fx.Node) -> bool:
         """Whether a node's values are needed after its stage."""
         return node in self.passing.path.stored and not self.is_given(node)
-
-
-class Workers:
-    """Threads that run tasks side by side, each with one thread of torch's own."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self.local = threading.local()
-        if count > 1:
-            barrier = threading.Barrier(count)
-
-            def begin() -> None:
-                torch.set_num_threads(1)
-                self.local.works = True
-                barrier.wait()
-
-            self.pool = ThreadPoolExecutor(count, initializer=begin)
-            threads = torch.get_num_threads()
-            list(self.pool.map(lambda _: None, range(count)))
-            torch.set_num_threads(threads)
-
-    def run(self, tasks: Sequence[Callable[[], Any]], team: int) -> list[Any]:
-        """What the tasks give, in their order, computed by a team of so many threads."""
-        team = min(team, len(tasks), self.count)
-        if team <= 1:
-            return [task() for task in tasks]
-        shares = [tasks[len(tasks) * i // team : len(tasks) * (i + 1) // team] for i in range(team)]
-        here = shares.pop(0) if hasattr(self.local, "works") else []  # a worker takes a share itself
-        others = [self.pool.submit(_run_all, share) for share in shares]
-        results = [task() for task in here]
-        for other in others:
-            results += other.result()
-        return results
-
-
-@torch.no_grad()
-def _run_all(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-    return [task() for task in tasks]
 
 
 def _stages(parts: list[Part]) -> list[list[Part]]:

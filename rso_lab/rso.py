@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rso_lab.data import Data
-from rso_lab.graph import Layer, Network, Values, pieces
+from rso_lab.graph import Layer, Network, Values
 from rso_lab.visits import Index, Visit, sweeps
 
 Choice = Literal["minus", "keep", "plus"]
@@ -419,15 +419,13 @@ class CachedEvaluator(PlainEvaluator):
             rooms = used  # piece by piece in place of the old ones
         else:
             rooms = [torch.empty_like(room, device=x.device) for room in rooms]
-        for entering, leaving in zip(
-            zip(*map(pieces, before.values()), strict=True), zip(*map(pieces, rooms), strict=True), strict=True
-        ):
-            values = self.network.propagate(
-                dict(zip(before, entering, strict=True)), begin, self.start, keep=self.frontier
-            )
-            for node, rows in zip(self.frontier, leaving, strict=True):
-                rows.copy_(values[node])
         cache = dict(zip(self.frontier, rooms, strict=True))
+
+        def fill(values: Values, rows: slice) -> None:
+            for node, kept in cache.items():
+                kept[rows] = values[node]
+
+        self.network.in_pieces(before, fill, start=begin, stop=self.start, keep=self.frontier)
         # Two halves of a few rows: activations that depend on the images beside them differ in one of them at least.
         if all(self._agrees(cache, slice(first, 16, 2)) for first in range(min(2, len(x)))):
             self.cache = cache
