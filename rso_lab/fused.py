@@ -105,13 +105,15 @@ class Kernels:
     def convolve(self, part: Part, x: Tensor, affine: tuple[Tensor, Tensor] | None, out: Tensor) -> Moments:
         """Prologue and convolution of x (B, C, H, W), into out. Returns the moments of out."""
         module: Any = part.module
-        w = self.weights.get((part.node, None))
-        if w is None:
+        if (part.node, None) not in self.weights:
             bias = torch.zeros_like(module.weight[:, 0, 0, 0]) if module.bias is None else module.bias
-            w = module.weight.detach().permute(2, 3, 1, 0).contiguous().numpy(), bias.detach().numpy()
-            self.weights[part.node, None] = w
+            weight = module.weight.detach().permute(2, 3, 1, 0).contiguous().numpy()
+            self.weights[part.node, None] = weight, bias.detach().numpy()
+        weight, bias = self.weights[part.node, None]
         scale, offset = self._affine(affine, x.shape[1], x)
-        moments = kernels.convolve(_last(x), scale, offset, _code(part), *w, module.stride, module.padding, _last(out))
+        moments = kernels.convolve(
+            _last(x), scale, offset, _code(part), weight, bias, module.stride, module.padding, _last(out)
+        )
         return _moments(moments, out)
 
     def enter(
@@ -127,10 +129,9 @@ class Kernels:
     ) -> Moments:
         """The prologue of one channel x (B, 1, H, W), into `after`, and what its change does to the convolution."""
         module: Any = part.module
-        w = self.weights.get((part.node, channel))
-        if w is None:
-            w = module.weight.detach()[:, channel : channel + 1].permute(2, 3, 1, 0).contiguous().numpy()
-            self.weights[part.node, channel] = w
+        if (part.node, channel) not in self.weights:
+            weight = module.weight.detach()[:, channel : channel + 1].permute(2, 3, 1, 0).contiguous().numpy()
+            self.weights[part.node, channel] = weight
         scale, offset = (1.0, 0.0) if affine is None else (float(number) for number in affine)
         moments = kernels.enter(
             x.numpy(),
@@ -139,7 +140,7 @@ class Kernels:
             _code(part),
             before.numpy(),
             after.numpy(),
-            w,
+            self.weights[part.node, channel],
             module.stride,
             module.padding,
             _last(kept),

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ def pieces(size: int, largest: int) -> list[slice]:
     """So many rows in pieces of nearly equal size, none larger than `largest`."""
     count = -(-size // largest)
     ends = [size * i // count for i in range(count + 1)]
-    return [slice(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
+    return [slice(*ends_of_piece) for ends_of_piece in itertools.pairwise(ends)]
 
 
 def measure(value: Tensor) -> Moments:
@@ -163,10 +164,11 @@ class Network(fx.Interpreter):
         for name, position in self.batch_norms.items():
             if name in self.stale and (before is None or position < before):
                 node = self.nodes[position].all_input_nodes[0]
-                moments = self.in_pieces(
-                    {self.input: x}, lambda values, rows, node=node: measure(values[node]), stop=position, keep=[node]
-                )
-                mean, variance = merge(moments)
+
+                def moments(values: Values, rows: slice, node: fx.Node = node) -> Moments:
+                    return measure(values[node])
+
+                mean, variance = merge(self.in_pieces({self.input: x}, moments, stop=position, keep=[node]))
                 module = self.fetch_attr(name)
                 module.running_mean.copy_(mean)
                 module.running_var.copy_(variance)

@@ -45,6 +45,10 @@ class IncrementalEvaluator(CachedEvaluator):
 
     def __init__(self, network: Network, data: Data, loss: LossFunction):
         super().__init__(network, data, loss)
+        if data.x_train.device.type != "cpu":
+            raise ValueError(
+                f"evaluator 'incremental' runs on the CPU, the data are on {data.x_train.device}: 'cached'"
+            )
         self.workers = workers()
         torch.empty(31 * 2**18)  # freed at once: from here on glibc keeps what is freed, instead of new pages each time
         x = data.x_train[:2]
@@ -97,6 +101,7 @@ class IncrementalEvaluator(CachedEvaluator):
         change = _change(proposal, candidate)
         if change.step == 0:
             return self.current
+        assert self.passing is not None
         return self.mean_loss(self.passing.run_changed(candidate, change))
 
     @single_threaded
@@ -176,7 +181,7 @@ class Passing:
         self.feeding_norms = {part.source for part in path.parts if part.kind == "norm"}
         everything, moving = path.parts, [part for part in path.parts if part.node in path.affected]
         self.numbers = size * sum(self.width(part.node) for part in moving)
-        self.kernels = Kernels() if path.in_pieces and self.numbers > COMPILED and fits(examples) else None
+        self.kernels: Any = Kernels() if path.in_pieces and self.numbers > COMPILED and fits(examples) else None
         if self.kernels:
             everything, moving = fuse(everything, path, examples, False), fuse(moving, path, examples, True)
         self.everything, self.moving = _stages(everything), _stages(moving)
@@ -377,7 +382,7 @@ class Run:
     def run_piece(self, parts: list[Part], piece: slice) -> dict[fx.Node, Moments]:
         """Run the parts of a stage for some rows. Returns the moments of what batch norms take."""
         now: Values = {}
-        moments = {}
+        moments: dict[fx.Node, Moments] = {}
         for part in parts:
             node = part.node
             if part.kind == "given" and node not in self.passing.given:
@@ -453,12 +458,14 @@ class Run:
 
     def before(self, node: fx.Node, piece: slice) -> Tensor:
         """What is kept of the span in which a node's output changes."""
+        assert self.change is not None
         value = self.passing.planes[self.change.index[0]].get(node)
         return self.rows(self.passing.kept[node][:, self.spans[node]] if value is None else value, piece)
 
     def entered(self, part: Part, piece: slice, now: Values) -> Tensor:
         """What a layer puts out that mixes the change of some channels into its outputs."""
-        span, out = self.spans[part.source], self.spans[part.node]
+        span: Any = self.spans[part.source]
+        out = self.spans[part.node]
         change = self.fetch(part.source, span, piece, now) - self.before(part.source, piece)
         kept = self.rows(self.passing.kept[part.node], piece)
         layer = part.module
@@ -483,28 +490,29 @@ class Run:
             return _channels_first(flat, shape)
         return layer(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
 
-    def fused(self, part: Part, piece: slice, now: Values) -> tuple[Tensor, Moments | None] | None:
+    def fused(self, part: Part, piece: slice, now: Values) -> tuple[Tensor, Any] | None:
         """What a part that the kernels take puts out, with its moments; None for the other parts."""
         kernels, path = self.passing.kernels, self.passing.path
         if part is path.origin and self.change is not None and takes_step(part, self.change):
             z, out = self.before(part.node, piece), self.values[part.node][piece]
-            index = self.change.index if self.change.step else (self.change.index[0], 0, 0, 0)  # no step: any weight
-            x = self.rows(self.passing.take(index), piece)
-            return out, step(z, x, self.change.step, part.module, index[2:], out)
+            i, j, a, b = self.change.index if self.change.step else (self.change.index[0], 0, 0, 0)  # no step: any one
+            x = self.rows(self.passing.take((i, j)), piece)
+            return out, step(z, x, self.change.step, part.module, (a, b), out)
         if part.kind not in ("convolve", "enter", "pool"):
             return None
         first = (*part.prologue, part)[0]
         affine = self.affine.get(first.node)
-        span = self.spans.get(first.source)
-        x = self.fetch(first.source, span, piece, now)
+        x = self.fetch(first.source, self.spans.get(first.source), piece, now)
         if part.kind == "pool":
             return kernels.pool(part, x, affine), None
         out = self.values[part.node][piece] if self.outlives(part.node) else self.empty(part.node, piece)
         if part.kind == "convolve":
             return out, kernels.convolve(part, x, affine, out)
         source = part.source
+        span = self.spans[source]
+        assert span is not None
         after = self.values[source][piece] if part.prologue else x
-        kept, channel = self.passing.kept[part.node][piece], self.spans[source].start
+        kept, channel = self.passing.kept[part.node][piece], span.start
         return out, kernels.enter(part, x, affine, self.before(source, piece), channel, after, kept, out)
 
     def fetch(self, node: fx.Node, wanted: Span, piece: slice, now: Values) -> Any:
@@ -562,8 +570,8 @@ def _is_small_convolution(part: Part, examples: Values) -> bool:
     """Whether images are so small that a matrix for all positions takes few more multiplications than the kernel."""
     if not isinstance(part.module, nn.Conv2d) or part.module.groups > 1 or part.kind != "mix":
         return False
-    height, width = examples[part.source].shape[2:]
-    return height * width <= 2 * math.prod(part.module.kernel_size)
+    channels, height, width = examples[part.source].shape[1:]
+    return height * width <= 2 * math.prod(part.module.kernel_size) and channels * height * width <= 1024
 
 
 def _as_matrix(layer: nn.Conv2d, example: Tensor) -> Tensor:

@@ -39,10 +39,10 @@ class _Vectors:
         """The sum of indices; a pair is a product."""
         total = ir.Constant(_INDEX, 0)
         for term in terms:
-            factors = (
-                [ir.Constant(_INDEX, f) if isinstance(f, int) else f for f in term] if type(term) is tuple else [term]
-            )
-            total = self.builder.add(total, self.builder.mul(*factors) if len(factors) == 2 else factors[0])
+            if isinstance(term, tuple):
+                a, b = (ir.Constant(_INDEX, factor) if isinstance(factor, int) else factor for factor in term)
+                term = self.builder.mul(a, b)
+            total = self.builder.add(total, term)
         return total
 
     def load(self, data: Any, at: Any) -> Any:
@@ -72,9 +72,9 @@ class _Vectors:
 
 
 def _tile(rows: int, pixels: int) -> Callable:
-    """A function that convolves for rows x pixels of an image's outputs, VECTOR channels of each, the sums in registers.
+    """A function that convolves for rows x pixels of an image's outputs, VECTOR channels of each.
 
-    `start` is what they start from: the bias, or what was there.
+    The sums stay in registers. `start` is what they start from: the bias, or what was there.
     """
 
     @intrinsic
@@ -112,7 +112,7 @@ def _tile(rows: int, pixels: int) -> Callable:
 
 
 def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
-    """A function for batch norm, ReLU and pooling over side x side pixels: VECTOR channels of a row that it puts out."""
+    """A function for batch norm, ReLU and pooling over side x side pixels: for VECTOR channels of a row."""
 
     @intrinsic
     def put(
@@ -280,7 +280,7 @@ def _prepare(
 
 @_compiled
 def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray, room: np.ndarray) -> None:
-    """Merge the moments of x (H, W, C) into `mean` and `squares` (C,), those of `done` images before it (Chan et al.)."""
+    """Merge the moments of x (H, W, C) into `mean` and `squares` (C,), of `done` images before it (Chan et al.)."""
     channels = x.shape[2]
     pixels = x.shape[0] * x.shape[1]
     for c in range(0, channels, VECTOR):
@@ -338,7 +338,7 @@ def enter(
     kept: np.ndarray,
     out: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batch norm, ReLU and pooling of one channel x (N, 1, H, W), into `after`; and what its change does to a convolution.
+    """Batch norm, ReLU, pooling of one channel x (N, 1, H, W), into `after`; what a convolution makes of its change.
 
     before: what was there; w (kernel rows, columns, 1, C'); kept (N, H', W', C'): what the
     convolution put out before; `out`: what it puts out now. Returns the moments of `out`, as `convolve`.

@@ -2,7 +2,7 @@
 
 import operator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,8 @@ _ACTIVATIONS = (
     "Softsign Softshrink Hardshrink Tanhshrink Threshold Identity"
 )
 _FUNCTIONS = (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus logsigmoid "
-    "softsign softshrink hardshrink tanhshrink threshold dropout abs neg sign square sqrt exp sin cos clamp "
+    "relu relu6 leaky_relu elu selu celu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus "
+    "logsigmoid softsign softshrink hardshrink tanhshrink threshold dropout abs neg sign square sqrt exp sin cos clamp "
     "add sub mul div truediv gt lt ge le"
 )
 _METHODS = set(_FUNCTIONS.split()) | {"float", "double"}
@@ -53,7 +53,7 @@ class Part:
     node: fx.Node
     kind: Kind
     stage: int
-    module: nn.Module | None
+    module: Any  # that it calls, or None
     prologue: tuple["Part", ...] = ()  # parts before it that are computed with it: batch norm, ReLU, pooling
 
     @property

@@ -29,8 +29,15 @@ from rso_lab.rso import (
     searched_layers,
 )
 
+
+def _fastest(network: Network, data: Data, loss: LossFunction) -> Evaluator:
+    """The incremental evaluator; it has run on the CPU only, so the cached one elsewhere."""
+    kind = IncrementalEvaluator if data.x_train.device.type == "cpu" else CachedEvaluator
+    return kind(network, data, loss)
+
+
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
-    "auto": IncrementalEvaluator,
+    "auto": _fastest,
     "plain": PlainEvaluator,
     "cached": CachedEvaluator,
     "incremental": IncrementalEvaluator,
@@ -49,7 +56,7 @@ def fit(
 ) -> History:
     """Train `model` in place on `data`, as it comes, with the settings `method`; a progress bar shows how far it is.
 
-    `evaluator` is "plain", "cached" or "auto"; `device` is where the data are unless given; `loss(outputs, targets)`
+    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest; `device` is where the data are unless given; `loss(outputs, targets)`
     gives one number for outputs (B, classes) and targets (B,), differentiable or not. Then the model is in eval mode
     and its batch norms hold the training set's statistics, also after an interrupt or an error.
 
