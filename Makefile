@@ -1,6 +1,7 @@
 # Each target sets up what it needs: python3 and make are enough to begin with.
 #   make lab     the lessons, in JupyterLab          make test       every check and test
 #   make demo    training in the terminal            make notebooks  build the lessons from their sources
+#   make bench   how fast a cycle is
 # Options for JupyterLab: make lab ARGS="--no-browser --port 9000". Another Python: make lab PYTHON=python3.12.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ QUIET_LAB = $(PY) -m jupyter labextension disable --level sys_prefix "@jupyterla
 
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: lab demo test lint notebooks clean
+.PHONY: lab demo test lint bench notebooks clean
 
 lab: $(VENV)/kit
 	-$(PY) -m rso_lab doctor
@@ -27,6 +28,9 @@ demo: $(VENV)/kit
 
 test: $(VENV)/dev lint
 	$(PY) -m pytest $(ARGS)
+
+bench: $(VENV)/kit
+	$(PY) benchmarks/evaluators.py --models paper_cnn one_conv
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

@@ -1,15 +1,23 @@
-"""Plain against cached, side by side in one run: milliseconds per proposal and layer, and what a cycle takes.
+"""Plain, cached and incremental side by side in one run: milliseconds per proposal and layer, and what a cycle takes.
 
-    python benchmarks/evaluators.py --dataset mnist --model one_conv --batch-size 1024 --steps 20
+    python benchmarks/evaluators.py --dataset mnist --batch-size 5000     (less than five minutes)
+    python benchmarks/evaluators.py --models paper_cnn one_conv           (make bench: digits, half a minute)
 
-A cycle's time is extrapolated: for each layer, the mean time of `steps` proposals times its number of weights, plus
-what the layer costs once (the activation cache). Prints a table and then one line of JSON.
+A cycle's time is extrapolated: for each layer, the mean time of a few proposals times its number of weights, plus what
+its mini-batches and its activation cache cost, the latter scaled to the size of the whole training set. Plain is
+measured twice: as one writes it (a module, three forward passes in a row), and tuned (channels last, memory reused).
+A multiply-add is counted as two operations; the peak is that of this machine's matrix product, measured in the same
+run. Prints a table for each network and then one line of JSON.
 """
 
 import argparse
+import ctypes
 import itertools
 import json
+import resource
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,57 +26,164 @@ import rso_lab as rso
 from rso_lab.data import NAMES
 from rso_lab.graph import Layer, Network
 from rso_lab.history import machine, versions
-from rso_lab.rso import CachedEvaluator, Evaluator, PlainEvaluator, draw_batch, initial_sigmas, propose
+from rso_lab.paths import find_path, multiply_adds
+from rso_lab.rso import CachedEvaluator, Evaluator, apply, choose, draw_batch, initial_sigmas, propose
+from rso_lab.train import EVALUATORS
 from rso_lab.visits import layer_sequence, weight_visits
 
+MODELS = ("paper_cnn", "one_conv", "two_conv", "depth10")
 
-@torch.no_grad()
+
+def seconds(work: Callable[[], Any], times: int = 3) -> float:
+    """The shortest of a few times, after one that does not count."""
+    work()
+    measured = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        work()
+        measured.append(time.perf_counter() - begun)
+    return min(measured)
+
+
+def matrix_peak() -> float:
+    """Operations a second of a product of two 2000 x 2000 matrices, on all threads of torch."""
+    a, b = torch.randn(2000, 2000), torch.randn(2000, 2000)
+    return 2 * 2000**3 / seconds(lambda: a @ b)
+
+
+def plain_seconds(name: str, data: rso.Data, batch_size: int) -> tuple[float, float]:
+    """A proposal's three losses by a module in training mode: as one writes it, and tuned."""
+    model = rso.models.build(name, data).train()
+    x, y = data.x_train[:batch_size], data.y_train[:batch_size]
+    as_written = 3 * seconds(lambda: F.cross_entropy(model(x), y).item(), 1)
+    reuse_memory()
+    model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    return as_written, 3 * seconds(lambda: F.cross_entropy(model(x), y).item(), 2)
+
+
+def reuse_memory() -> None:
+    """Have glibc, where there is one, keep what is freed instead of asking for new pages each time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((-3, 2**30), (-1, 2**31 - 1), (-4, 0)):  # MMAP_THRESHOLD, TRIM_THRESHOLD, MMAP_MAX
+            mallopt(option, value)
+
+
 def time_layer(
     network: Network, data: rso.Data, evaluator: Evaluator, layer: Layer, settings: rso.RSO, steps: int
-) -> tuple[float, float]:
-    """Seconds to begin the layer's sweep, and seconds per proposal with a mini-batch of its own."""
+) -> tuple[float, float, float]:
+    """Seconds to begin the layer's sweep, to begin a mini-batch, and per proposal on it, choice and all."""
     generator = torch.Generator().manual_seed(0)
     sigmas = initial_sigmas(network, settings)
     parameters = dict(network.module.named_parameters())
     begun = time.perf_counter()
     evaluator.begin_sweep(layer)
     sweep = time.perf_counter() - begun
-    visits = list(itertools.islice(weight_visits(layer.name, layer.parameters, settings.order), steps))
-    begun = time.perf_counter()
+    batch = seconds(
+        lambda: evaluator.begin_batch(draw_batch(len(data.x_train), settings.batch_size, generator)), times=1
+    )
+    visits = itertools.islice(weight_visits(layer.name, layer.parameters, settings.order), steps + 1)
+    times = []
     for visit in visits:
-        evaluator.begin_batch(draw_batch(len(data.x_train), settings.batch_size, generator))
+        begun = time.perf_counter()
         proposal = propose(visit, parameters, sigmas, 1.0, settings.distribution, generator)
-        evaluator.losses(proposal, settings.opposite)
-    return sweep, (time.perf_counter() - begun) / len(visits)
+        losses = evaluator.losses(proposal, settings.opposite)
+        apply(proposal, choose(losses))
+        evaluator.commit(proposal, choose(losses))
+        times.append(time.perf_counter() - begun)
+    return sweep, batch, sum(times[1:]) / len(times[1:])  # the first one makes room
+
+
+@torch.no_grad()
+def measure(name: str, options: argparse.Namespace, peak: float) -> dict[str, Any]:
+    """Time every layer of a network, print the table, and return the figures of a cycle."""
+    whole = len(rso.load(options.dataset).x_train)
+    data = rso.load(options.dataset, train_limit=min(whole, 2 * options.batch_size))
+    batch_size = min(options.batch_size, len(data.x_train))
+    as_written, tuned = plain_seconds(name, data, batch_size)
+    network = Network(rso.models.build(name, data), data.x_train[:2])
+    network.refresh_statistics(data.x_train)
+    settings = rso.RSO(1, batch_size, batch_every=options.batch_every)
+    examples = {network.input: data.x_train[:2]}
+    examples |= network.propagate(examples, keep=network.nodes[1:])
+    cycle = dict.fromkeys(("plain", "tuned", "cached", "incremental"), 0.0)
+    counted = dict.fromkeys(("plain", "cached", "incremental"), 0)
+    print(f"\n{name} on {options.dataset}, batch {batch_size}, held for one {options.batch_every}")
+    print(f"{'layer':24} {'weights':>7} {'plain':>9} {'tuned':>9} {'cached':>9} {'incremental':>11}  ms per proposal")
+    for layer in layer_sequence(network.layers, "output_first"):
+        path = find_path(network, layer, examples)
+        assert path is not None
+        cycle["plain"] += as_written * layer.size
+        cycle["tuned"] += tuned * layer.size
+        milliseconds = {"plain": 1000 * as_written, "tuned": 1000 * tuned}
+        groups = {
+            "weight": layer.size,
+            "neuron": len({v.group for v in weight_visits(layer.name, layer.parameters, settings.order)}),
+            "layer": 1,
+        }
+        for kind in (CachedEvaluator, EVALUATORS["incremental"]):
+            evaluator = kind(network, data, F.cross_entropy)
+            steps = 1 if kind is CachedEvaluator else options.steps
+            sweep, batch, each = time_layer(network, data, evaluator, layer, settings, steps)
+            cycle[evaluator.name] += (
+                sweep * whole / len(data.x_train) + batch * groups[options.batch_every] + each * layer.size
+            )
+            milliseconds[evaluator.name] = 1000 * (each + batch * (options.batch_every == "weight"))
+        everything = [multiply_adds(part, None, examples) for part in path.parts]
+        counted["cached"] += layer.size * sum(everything)
+        counted["incremental"] += layer.size * sum(
+            multiply_adds(part, path.spans[0], examples) for part in path.parts if part.node in path.affected
+        )
+        first = find_path(network, network.layers[0], examples)
+        assert first is not None
+        counted["plain"] += layer.size * sum(multiply_adds(part, None, examples) for part in first.parts)
+        columns = " ".join(
+            f"{milliseconds[key]:{width}.2f}"
+            for key, width in (("plain", 9), ("tuned", 9), ("cached", 9), ("incremental", 11))
+        )
+        print(f"{layer.name:24} {layer.size:7} {columns}", flush=True)
+    losses = 2 if options.batch_every != "weight" else 3
+    fraction = 2 * losses * batch_size * counted["incremental"] / cycle["incremental"] / peak
+    print(
+        f"{'a cycle, seconds':32} "
+        + " ".join(
+            f"{cycle[key]:{width}.1f}"
+            for key, width in (("plain", 9), ("tuned", 9), ("cached", 9), ("incremental", 11))
+        )
+    )
+    print(
+        "multiply-adds, one image and candidate: " + ", ".join(f"{key} {count:.3g}" for key, count in counted.items())
+    )
+    print(f"{fraction:.0%} of the matrix product's {peak / 1e9:.0f} GFLOP/s")
+    return {
+        "speedup_over_plain": cycle["plain"] / cycle["incremental"],
+        "speedup_over_tuned": cycle["tuned"] / cycle["incremental"],
+        "speedup_over_cached": cycle["cached"] / cycle["incremental"],
+        "peak_fraction": fraction,
+        "cycle_seconds": cycle,
+        "multiply_adds": counted,
+    }
 
 
 def main() -> None:
-    """Measure every layer with both evaluators."""
+    """Measure the networks that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=NAMES, default="digits")
-    parser.add_argument("--model", choices=rso.models.MODELS, default="one_conv")
+    parser.add_argument("--dataset", choices=NAMES, default="digits", help="depth10 is measured on it, too")
+    parser.add_argument("--models", nargs="+", choices=rso.models.MODELS, default=MODELS)
     parser.add_argument("--batch-size", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=20, help="proposals measured in each layer")
+    parser.add_argument("--batch-every", choices=("weight", "neuron", "layer"), default="neuron")
+    parser.add_argument("--steps", type=int, default=8, help="proposals measured in each layer")
     options = parser.parse_args()
-    data = rso.load(options.dataset)
-    network = Network(rso.models.build(options.model, data), data.x_train[:2])
-    network.refresh_statistics(data.x_train)
-    settings = rso.RSO(1, options.batch_size)
-    cycle = dict.fromkeys(("plain", "cached"), 0.0)
-    print(f"{options.model} on {options.dataset}, batch {options.batch_size}, {options.steps} proposals a layer")
-    print(f"{'layer':28} {'weights':>7} {'plain':>9} {'cached':>9}   ms per proposal")
-    for layer in layer_sequence(network.layers, "output_first"):
-        milliseconds = {}
-        for kind in (PlainEvaluator, CachedEvaluator):
-            evaluator = kind(network, data, F.cross_entropy)
-            sweep, each = time_layer(network, data, evaluator, layer, settings, options.steps)
-            cycle[kind.name] += sweep + each * layer.size
-            milliseconds[kind.name] = 1000 * each
-        print(f"{layer.name:28} {layer.size:7} {milliseconds['plain']:9.2f} {milliseconds['cached']:9.2f}", flush=True)
-    print(f"{'a cycle, seconds':28} {'':7} {cycle['plain']:9.1f} {cycle['cached']:9.1f}")
-    figures = {"speedup_over_plain": cycle["plain"] / cycle["cached"], "cycle_seconds": cycle, **vars(options)}
-    about = {"versions": versions(), "machine": machine(torch.device("cpu"))}
-    print(json.dumps({"models": {options.model: figures}, **about}))
+    peak = matrix_peak()
+    figures = {name: measure(name, options, peak) for name in options.models}
+    about = {
+        "peak_gflops": peak / 1e9,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "options": vars(options),
+        "versions": versions(),
+        "machine": machine(torch.device("cpu")),
+    }
+    print(json.dumps({"models": figures, **about}))
 
 
 if __name__ == "__main__":

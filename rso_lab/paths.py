@@ -145,6 +145,26 @@ def enters(part: Part, spans: dict[fx.Node, Span]) -> bool:
     return getattr(part.module, "groups", 1) == 1 or spans[part.node] is not None
 
 
+def multiply_adds(part: Part, spans: dict[fx.Node, Span] | None, examples: Values) -> int:
+    """Of a convolution or linear layer, for one image: all of it, or, given the spans, what a change needs (§4.7).
+
+    A change of one weight costs its own layer one multiplication for each output that it reaches.
+    """
+    if part.kind != "mix":
+        return 0
+    weight, value = part.module.weight, examples[part.node]
+    everything = value[0].numel() * weight[0].numel()
+    if spans is None:
+        return everything
+    if part.source not in spans:
+        return value[0, 0].numel()
+    out, span = spans[part.node], spans[part.source]
+    share = 1.0 if out is None else (out.stop - out.start) / value.shape[1]
+    if enters(part, spans) and span is not None:
+        share *= (span.stop - span.start) / weight.shape[1]
+    return round(everything * share)
+
+
 def kind_of(node: fx.Node, network: Network, examples: Values) -> Kind:
     """How a node treats the channels of what it takes."""
     if node.op == "output":

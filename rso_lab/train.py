@@ -56,9 +56,9 @@ def fit(
 ) -> History:
     """Train `model` in place on `data`, as it comes, with the settings `method`; a progress bar shows how far it is.
 
-    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest; `device` is where the data are unless given; `loss(outputs, targets)`
-    gives one number for outputs (B, classes) and targets (B,), differentiable or not. Then the model is in eval mode
-    and its batch norms hold the training set's statistics, also after an interrupt or an error.
+    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest; `device` is where the data are unless given;
+    `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), differentiable or not. Then the
+    model is in eval mode and its batch norms hold the training set's statistics, also after an interrupt or an error.
 
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn; FloatingPointError when the
     loss is not finite.
