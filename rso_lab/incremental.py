@@ -305,7 +305,7 @@ class Passing:
     def width(self, node: fx.Node) -> int:
         """How many numbers a node puts out for a row, behind a change."""
         value = self.examples.get(node)
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.dim() == 0:
             return 0
         span = self.path.spans[0].get(node)
         return value[:1].numel() if span is None else value[:1, span].numel()

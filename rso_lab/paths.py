@@ -87,7 +87,10 @@ def find_path(network: Network, layer: Layer, examples: Values) -> Path | None:
     """
     start = network.nodes[layer.position]
     output = network.nodes[-1]
-    behind = [node for node in network.nodes[layer.position :] if node in _ancestors(output)]
+    used = _ancestors(output)
+    behind = [node for node in network.nodes[layer.position :] if node in used]
+    if start not in used or any(network.changes_its_input(node) for node in network.nodes if node not in used):
+        return None  # what is written into a tensor reaches the output by a way that the graph does not show
     constants = [n for node in behind for n in node.all_input_nodes if n.op == "get_attr"]
     given = network.frontier(layer.position)
     parts = [Part(node, "given", 0, None) for node in given]

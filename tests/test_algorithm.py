@@ -31,7 +31,7 @@ def layer_of(name):
     return name.split(".")[0]
 
 
-@pytest.mark.parametrize("evaluator", ["plain", "cached"])
+@pytest.mark.parametrize("evaluator", ["plain", "cached", "incremental"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_every_step_is_as_the_paper_says(digits64, settings, evaluator):
     model = reference.small_network()
@@ -65,7 +65,7 @@ def test_every_step_is_as_the_paper_says(digits64, settings, evaluator):
         assert torch.equal(trained, replayed)
 
 
-@pytest.mark.parametrize("evaluator", ["plain", "cached"])
+@pytest.mark.parametrize("evaluator", ["plain", "cached", "incremental"])
 @pytest.mark.parametrize("layer_order", ["output_first", "input_first"])
 @pytest.mark.parametrize("level", ["layer", "network"])
 def test_layer_and_network_level(digits64, level, layer_order, evaluator):
@@ -151,6 +151,7 @@ def test_draws_depend_on_nothing_but_the_seed(digits64):
     runs = [
         rso.steps(reference.small_network(), digits64, method, seed=3, evaluator="plain"),
         rso.steps(reference.small_network(), digits64, method, seed=3, evaluator="cached"),
+        rso.steps(reference.small_network(), digits64, method, seed=3, evaluator="incremental"),
         rso.steps(reference.small_network(torch.float32), data32, method, seed=3),
         rso.steps(reference.small_network(), digits64, method, seed=3, loss=lambda out, y: -out.square().mean()),
     ]
@@ -162,9 +163,9 @@ def test_draws_depend_on_nothing_but_the_seed(digits64):
             assert torch.equal(step.batch, first.batch)
             assert step.delta == pytest.approx(first.delta, rel=1e-6)
             chosen.append(step.choice)
-        assert steps[1].delta == first.delta
-        assert steps[2].delta == torch.tensor(first.delta / first.sigma * steps[2].sigma).float().item()
-    assert choices[0] != choices[3]
+        assert steps[1].delta == steps[2].delta == first.delta
+        assert steps[3].delta == torch.tensor(first.delta / first.sigma * steps[3].sigma).float().item()
+    assert choices[0] != choices[4]
     other = next(rso.steps(reference.small_network(), digits64, method, seed=4))
     assert not torch.equal(other.batch, first.batch)
 

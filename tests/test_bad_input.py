@@ -119,7 +119,11 @@ ARGUMENTS = {
     "a tuple as data": ({"data": (1, 2)}, TypeError, r"data is a tuple: expected rso_lab\.Data"),
     "a dictionary as settings": ({"method": {"cycles": 1}}, TypeError, "method is a dict: expected settings"),
     "the class as settings": ({"method": rso.RSO}, TypeError, "method is a type: expected settings"),
-    "another evaluator": ({"evaluator": "quick"}, ValueError, "evaluator is 'quick': expected 'auto' or 'plain' or"),
+    "another evaluator": (
+        {"evaluator": "quick"},
+        ValueError,
+        "evaluator is 'quick': expected 'auto' or 'plain' or 'cached' or 'incremental'",
+    ),
     "no evaluator": ({"evaluator": None}, ValueError, "evaluator is None: expected 'auto'"),
     **{
         f"seed {seed!r}": ({"seed": seed}, ValueError, f"seed is {seed!r}: expected a whole number")
@@ -352,7 +356,7 @@ def failing_loss(at, value):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("evaluator", ["plain", "cached"])
+@pytest.mark.parametrize("evaluator", ["plain", "cached", "incremental"])
 def test_a_loss_that_is_not_finite_is_named_and_leaves_the_model_valid(digits, evaluator, value):
     model = rso.models.depth3(in_channels=1)  # fc, then bn and conv of conv2, then those of conv1
     weights = {name: p.clone() for name, p in model.named_parameters()}

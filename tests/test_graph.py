@@ -115,19 +115,20 @@ def early_parameter(self, x):
     ],
     ids=["add_", "inplace=True", "inplace by position", "relu_", "a parameter read before it is used"],
 )
-def test_plain_and_cached_agree_on_odd_code(model):
+@pytest.mark.parametrize("evaluator", ["cached", "incremental"])
+def test_evaluators_agree_on_odd_code(model, evaluator):
     labels = torch.arange(6) % 10
     data = rso.Data.from_arrays(X.double(), labels, X.double(), labels)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         plain = model().double()
-    cached = Custom(plain.own_forward, **dict(model().double().named_children()))
+    other = Custom(plain.own_forward, **dict(model().double().named_children()))
     if hasattr(plain, "scale"):
-        cached.scale = nn.Parameter(plain.scale.detach().clone())
-    cached.load_state_dict(plain.state_dict())
+        other.scale = nn.Parameter(plain.scale.detach().clone())
+    other.load_state_dict(plain.state_dict())
     steps = [
-        rso.steps(net, data, rso.RSO(1, 5), seed=0, evaluator=evaluator)
-        for net, evaluator in ((plain, "plain"), (cached, "cached"))
+        rso.steps(net, data, rso.RSO(1, 5), seed=0, evaluator=name)
+        for net, name in ((plain, "plain"), (other, evaluator))
     ]
     for a, b in zip(*steps, strict=True):
         assert b.losses == pytest.approx(a.losses, rel=1e-11)
@@ -154,7 +155,7 @@ def test_statistics_are_those_of_all_images_of_the_network_in_force():
 def test_the_users_images_are_left_alone(digits):
     images = digits.x_train.clone()
     model = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 10))
-    for evaluator in ("plain", "cached"):
+    for evaluator in ("plain", "cached", "incremental"):
         next(rso.steps(model, digits, rso.RSO(1, 20), seed=0, evaluator=evaluator))
     assert torch.equal(images, digits.x_train)
 
@@ -231,15 +232,16 @@ def largest_of_the_batch(self, x):
 
 
 @pytest.mark.parametrize("forward", [early_size, view_written, written_out, largest_of_the_batch])
-def test_plain_and_cached_agree_on_odder_code(forward):
+@pytest.mark.parametrize("evaluator", ["cached", "incremental"])
+def test_evaluators_agree_on_odder_code(forward, evaluator):
     labels = torch.arange(6)
     data = rso.Data.from_arrays(X.double(), labels, X.double(), labels)
     modules = {"conv2": nn.Conv2d(4, 4, 3, padding=1), **parts()}
     models = [rso.models.he_init_(Custom(forward, **modules).double(), seed=1) for _ in range(2)]
     models[1] = copy.deepcopy(models[0])
     steps = [
-        list(rso.steps(model, data, rso.RSO(1, 4), seed=0, evaluator=evaluator))
-        for model, evaluator in zip(models, ("plain", "cached"), strict=True)
+        list(rso.steps(model, data, rso.RSO(1, 4), seed=0, evaluator=name))
+        for model, name in zip(models, ("plain", evaluator), strict=True)
     ]
     for a, b in zip(*steps, strict=True):
         assert b.losses._asdict() == pytest.approx(a.losses._asdict(), rel=1e-10)

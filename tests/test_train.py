@@ -101,7 +101,7 @@ def test_records_count_what_the_steps_did(digits):
         kept = sum(step.choice == "keep" for step in mine) / len(mine)
         assert record.kept["all"] == pytest.approx(kept)
         assert record.accepted["all"] == pytest.approx(1 - kept)
-        assert record.evaluator == "cached"
+        assert record.evaluator == "incremental"
         if record.layer is None:
             assert set(record.kept) == {"all", "fc", "conv1"}
             assert record.evaluations == 3 * 690 * record.cycle
