@@ -59,7 +59,7 @@ def _fused(part: Part, parts: list[Part], path: Path, examples: Values, behind_c
 def _prologue(part: Part, parts: list[Part], path: Path, pooling: bool = True) -> tuple[Part, ...]:
     """Batch norm, ReLU and 2x2 pooling right before a part, as far as nothing else takes what they put out."""
     found: list[Part] = []
-    before = {other.node: other for other in parts if other.stage == part.stage}
+    before = {other.node: other for other in parts if other.stage == part.stage and other is not path.origin}
     node = part.source
     kinds = [_is_pool_2x2] if pooling else []
     for fits_kind in (*kinds, _is_relu, _is_batch_norm):

@@ -224,7 +224,8 @@ class Passing:
         if channel in self.planes:
             return
         spans, values = self.path.spans[channel], self.changed["plus"]
-        planes = self.planes[channel] = {origin.node: self.kept[origin.node][:, channel : channel + 1].contiguous()}
+        plane = self.kept[origin.node][:, channel : channel + 1].clone(memory_format=torch.contiguous_format)
+        planes = self.planes[channel] = {origin.node: plane}
         alone = {part.node for part in self.path.alone if spans[part.node] is not None}
         again = alone & self.path.kept - {origin.node}
         if again:

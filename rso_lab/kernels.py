@@ -433,7 +433,8 @@ def step(
     left = max(0, -(first[1] // stride[1]))
     right = min(width, (columns - 1 - first[1]) // stride[1] + 1)
     shift = first[0] * width + first[1]
-    begin, end = max(0, -shift), min(height * width, height * width - shift)
+    size = height * width
+    begin, end = min(size, max(0, -shift)), max(0, min(size, size - shift))
     for n in range(len(z)):
         if stride == (1, 1) and (rows, columns) == (height, width):  # one long loop, then what it took across an edge
             flat, z_flat, x_flat = out[n, 0].reshape(-1), z[n, 0].reshape(-1), x[n].reshape(-1)
