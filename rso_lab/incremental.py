@@ -291,6 +291,8 @@ class Passing:
         """Scale and offset that make a batch norm, shaped to go with (B, C, ...)."""
         norm: Any = part.module
         scale = (variance + norm.eps).rsqrt_()
+        if not variance.isfinite().all():  # of numbers too large to be squared: no loss that could win
+            scale.fill_(math.nan)
         if norm.affine:
             gamma, beta = self.gamma_beta[part.node]
             if span is not None:
