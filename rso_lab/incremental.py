@@ -186,10 +186,6 @@ class Passing:
             everything, moving = fuse(everything, path, examples, False), fuse(moving, path, examples, True)
         self.everything, self.moving = _stages(everything), _stages(moving)
         self.parts_of_stage = {parts[0].stage: parts for parts in self.moving}
-        self.matrices: dict[fx.Node, Tensor] = {}
-        for part in {part.node: part for part in (*everything, *moving)}.values():
-            if part is not path.origin and part.kind == "mix" and _is_small_convolution(part, examples):
-                self.matrices[part.node] = _as_matrix(part.module, examples[part.source])
 
     @torch.no_grad()
     def begin(self, given: Values, x: "Tensor | Columns") -> Tensor:
@@ -416,7 +412,9 @@ class Run:
             if enters(part, self.spans):
                 return self.entered(part, piece, now)
             x = self.fetch(part.source, None, piece, now)
-            return module(x) if part is self.passing.path.origin else self.mixed(part, x)
+            if x.dim() == 4 and part is not self.passing.path.origin:
+                x = x.contiguous(memory_format=torch.channels_last)
+            return module(x)
         if part.kind == "norm":
             scale, offset = self.affine[node]
             return torch.addcmul(offset, self.fetch(part.source, span, piece, now), scale)
@@ -474,24 +472,11 @@ class Run:
         layer = part.module
         if isinstance(layer, nn.Linear):
             return torch.addmm(kept, change, layer.weight[:, span].T)
-        if part.node in self.passing.matrices:
-            matrix = self.passing.matrices[part.node][span].flatten(0, 1)
-            return _channels_first(torch.addmm(_channels_last(kept), change.flatten(1), matrix), kept.shape)
         weight, inputs = layer.weight, span
         if out is not None:  # within a group
             kept, weight = kept[:, out], weight[out]
             inputs = slice(span.start % weight.shape[1], (span.stop - 1) % weight.shape[1] + 1)
         return kept + F.conv2d(change, weight[:, inputs], None, layer.stride, layer.padding, layer.dilation)
-
-    def mixed(self, part: Part, x: Tensor) -> Tensor:
-        """What a convolution or linear layer puts out for x, all channels of it."""
-        layer = part.module
-        if part.node in self.passing.matrices:
-            shape = self.passing.examples[part.node].shape
-            bias = 0 if layer.bias is None else layer.bias.repeat(shape[2] * shape[3])
-            flat = _channels_last(x) @ self.passing.matrices[part.node].transpose(0, 1).flatten(0, 1) + bias
-            return _channels_first(flat, shape)
-        return layer(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x)
 
     def fused(self, part: Part, piece: slice, now: Values) -> tuple[Tensor, Any] | None:
         """What a part that the kernels take puts out, with its moments; None for the other parts."""
@@ -567,30 +552,3 @@ def _reach(layer: nn.Conv2d, axis: int, k: int, size: int, out_size: int) -> tup
     end = max(begin, min(out_size, (size - 1 - first) // stride + 1))
     inputs = slice(begin * stride + first, max(0, (end - 1) * stride + first + 1), stride)
     return slice(begin, end), inputs if end > begin else slice(0, 0)
-
-
-def _is_small_convolution(part: Part, examples: Values) -> bool:
-    """Whether images are so small that a matrix for all positions takes few more multiplications than the kernel."""
-    if not isinstance(part.module, nn.Conv2d) or part.module.groups > 1 or part.kind != "mix":
-        return False
-    channels, height, width = examples[part.source].shape[1:]
-    return height * width <= 2 * math.prod(part.module.kernel_size) and channels * height * width <= 1024
-
-
-def _as_matrix(layer: nn.Conv2d, example: Tensor) -> Tensor:
-    """A convolution of images of this size as a matrix (C, H*W, H'*W'*C')."""
-    _, channels, height, width = example.shape
-    size = channels * height * width
-    images = torch.eye(size, dtype=example.dtype, device=example.device).view(size, channels, height, width)
-    with torch.no_grad():
-        outputs = F.conv2d(images, layer.weight, None, layer.stride, layer.padding, layer.dilation)
-    return outputs.permute(0, 2, 3, 1).reshape(channels, height * width, -1)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1).flatten(1)
-
-
-def _channels_first(flat: Tensor, shape: torch.Size) -> Tensor:
-    _, channels, height, width = shape
-    return flat.view(-1, height, width, channels).permute(0, 3, 1, 2)

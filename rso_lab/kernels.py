@@ -135,7 +135,9 @@ def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
                         if total is None:
                             total = value
                         elif maximum:  # a NaN stays
-                            total = builder.select(builder.fcmp_unordered(">", value, total), value, total)
+                            larger = builder.fcmp_ordered(">", value, total)
+                            larger = builder.or_(larger, builder.fcmp_unordered("uno", value, value))
+                            total = builder.select(larger, value, total)
                         else:
                             total = builder.fadd(total, value)
                 if side > 1 and not maximum:

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import rso_lab as rso
-from rso_lab import incremental
+from rso_lab import incremental, kernels
 from rso_lab.graph import Network
 from rso_lab.incremental import IncrementalEvaluator
 from rso_lab.paths import find_path
@@ -1091,3 +1092,35 @@ def test_changes_are_followed_where_they_can_be():
         examples = x | network.propagate(x, keep=network.nodes[1:])
         found = {layer.name for layer in network.layers if find_path(network, layer, examples)}
         assert found == followed
+
+
+@pytest.mark.parametrize("kind", [3, 5], ids=["means", "maxima"])
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_nan_passes_through_the_pooling_of_the_kernels(kind, place):
+    """Wherever it stands in its 2x2 pixels, and nowhere else: as through torch's own ReLU and pooling."""
+    n = kernels.VECTOR
+    x = torch.randn(1, n, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[0, :, place[0], 2 + place[1]] = math.nan
+    pool = F.max_pool2d if kind == 5 else F.avg_pool2d
+    expected = pool(F.relu(x), 2)
+    last = x.permute(0, 2, 3, 1).contiguous().numpy()
+    ones, zeros, out = np.ones(n, np.float32), np.zeros(n, np.float32), np.empty((1, 2, 2, n), np.float32)
+    one_by_one = np.full((1, 1, n, n), 1 / n, np.float32)
+    kernels.convolve(last, ones, zeros, kind, one_by_one, zeros, (1, 1), (0, 0), out)
+    torch.testing.assert_close(torch.from_numpy(out)[..., 0], expected.mean(1), equal_nan=True)
+    plane, before = x[:, :1].contiguous().numpy(), np.zeros((1, 1, 2, 2), np.float32)
+    after, entered = np.empty_like(before), np.empty((1, 2, 2, n), np.float32)
+    kernels.enter(
+        plane,
+        1.0,
+        0.0,
+        kind,
+        before,
+        after,
+        np.ones((1, 1, 1, n), np.float32),
+        (1, 1),
+        (0, 0),
+        np.ones_like(out),
+        entered,
+    )
+    torch.testing.assert_close(torch.from_numpy(after[:, 0]), expected[:, 0], equal_nan=True)
