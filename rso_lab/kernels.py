@@ -91,17 +91,26 @@ def _tile(rows: int, pixels: int) -> Callable:
             places = [(r, p) for r in range(rows) for p in range(pixels)]
             starts = [v.index(at_start, (r, start_row), (p, start_pixel)) for r, p in places]
             sums = [cgutils.alloca_once_value(builder, v.load(start, at)) for at in starts]
-            with (
-                cgutils.for_range(builder, kernel_rows) as i,
-                cgutils.for_range(builder, kernel_columns) as j,
-                cgutils.for_range(builder, channels) as c,
-            ):
-                line = v.index((v.index((i.index, kernel_columns), j.index), channels), c.index)
-                weights = v.load(w, v.index(at_w, (line, out_pixel)))
-                first = v.index(at_x, (i.index, x_row), (j.index, channels), c.index)
-                for (r, p), total in zip(places, sums, strict=True):
-                    value = builder.load(builder.gep(x, [v.index(first, (r, x_down), (p, x_right))]))
-                    builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
+            def add_up(channels: Any, x_right: Any) -> None:
+                with (
+                    cgutils.for_range(builder, kernel_rows) as i,
+                    cgutils.for_range(builder, kernel_columns) as j,
+                    cgutils.for_range(builder, channels) as c,
+                ):
+                    line = v.index((v.index((i.index, kernel_columns), j.index), channels), c.index)
+                    weights = v.load(w, v.index(at_w, (line, out_pixel)))
+                    first = v.index(at_x, (i.index, x_row), (j.index, channels), c.index)
+                    for (r, p), total in zip(places, sums, strict=True):
+                        value = builder.load(builder.gep(x, [v.index(first, (r, x_down), (p, x_right))]))
+                        builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
+
+            vector = ir.Constant(_INDEX, VECTOR)
+            usual = builder.and_(*(builder.icmp_signed("==", number, vector) for number in (channels, x_right)))
+            with builder.if_else(usual) as (then, otherwise):
+                with then:  # with the distances known, the processor has no addresses to compute
+                    add_up(vector, vector)
+                with otherwise:
+                    add_up(channels, x_right)
             for (r, p), total in zip(places, sums, strict=True):
                 v.store(builder.load(total), out, v.index(at_out, (r, out_row), (p, out_pixel)))
             return context.get_dummy_value()
