@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rso_lab.graph import Moments, Values
+from rso_lab.graph import Array, Moments, Values
 from rso_lab.paths import Change, Part, Path, enters, first_input
 
 try:
@@ -102,7 +103,7 @@ class Kernels:
     def __init__(self) -> None:
         self.weights: dict[tuple[fx.Node, int | None], Any] = {}
 
-    def convolve(self, part: Part, x: Tensor, affine: tuple[Tensor, Tensor] | None, out: Tensor) -> Moments:
+    def convolve(self, part: Part, x: Tensor, affine: tuple[Array, Array] | None, out: Tensor) -> Moments:
         """Prologue and convolution of x (B, C, H, W), into out. Returns the moments of out."""
         module: Any = part.module
         if (part.node, None) not in self.weights:
@@ -110,9 +111,9 @@ class Kernels:
             weight = module.weight.detach().permute(2, 3, 1, 0).contiguous().numpy()
             self.weights[part.node, None] = weight, bias.detach().numpy()
         weight, bias = self.weights[part.node, None]
-        scale, offset = self._affine(affine, x.shape[1], x)
+        x_last = _last(x)
         moments = kernels.convolve(
-            _last(x), scale, offset, _code(part), weight, bias, module.stride, module.padding, _last(out)
+            x_last, *self._affine(affine, x_last), _code(part), weight, bias, module.stride, module.padding, _last(out)
         )
         return _moments(moments, out)
 
@@ -120,7 +121,7 @@ class Kernels:
         self,
         part: Part,
         x: Tensor,
-        affine: tuple[Tensor, Tensor] | None,
+        affine: tuple[Array, Array] | None,
         before: Tensor,
         channel: int,
         after: Tensor,
@@ -132,7 +133,7 @@ class Kernels:
         if (part.node, channel) not in self.weights:
             weight = module.weight.detach()[:, channel : channel + 1].permute(2, 3, 1, 0).contiguous().numpy()
             self.weights[part.node, channel] = weight
-        scale, offset = (1.0, 0.0) if affine is None else (float(number) for number in affine)
+        scale, offset = (1.0, 0.0) if affine is None else (float(a[0]) for a in affine)
         moments = kernels.enter(
             x.numpy(),
             scale,
@@ -148,16 +149,16 @@ class Kernels:
         )
         return _moments(moments, out)
 
-    def pool(self, part: Part, x: Tensor, affine: tuple[Tensor, Tensor] | None) -> Tensor:
+    def pool(self, part: Part, x: Tensor, affine: tuple[Array, Array] | None) -> Tensor:
         """Batch norm, ReLU and the mean over all pixels of x (B, C, H, W): (B, C, 1, 1)."""
         out = x.new_empty(x.shape[:2])
-        kernels.pool(_last(x), *self._affine(affine, x.shape[1], x), _code(part), out.numpy())
+        x_last = _last(x)
+        kernels.pool(x_last, *self._affine(affine, x_last), _code(part), out.numpy())
         return out[:, :, None, None]
 
-    def _affine(self, affine: tuple[Tensor, Tensor] | None, channels: int, like: Tensor) -> tuple[Any, Any]:
-        if affine is None:
-            return torch.ones(channels, dtype=like.dtype).numpy(), torch.zeros(channels, dtype=like.dtype).numpy()
-        return affine[0].flatten().numpy(), affine[1].flatten().numpy()
+    def _affine(self, affine: tuple[Array, Array] | None, x: Array) -> tuple[Array, Array]:
+        scale, offset = affine or (np.ones(x.shape[3]), np.zeros(x.shape[3]))
+        return scale.astype(x.dtype), offset.astype(x.dtype)
 
 
 def takes_step(origin: Part, change: Change) -> bool:
@@ -178,9 +179,8 @@ def _last(x: Tensor) -> Any:
     return x.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _moments(found: tuple[Any, Any], out: Tensor) -> Moments:
-    mean, squares = found
-    return torch.from_numpy(mean), torch.from_numpy(squares), out.numel() // out.shape[1]
+def _moments(found: tuple[Array, Array], out: Tensor) -> Moments:
+    return *found, out.numel() // out.shape[1]
 
 
 def _code(part: Part) -> int:

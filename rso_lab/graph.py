@@ -3,10 +3,11 @@
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -20,7 +21,8 @@ from rso_lab.workers import workers
 PIECE = 100  # rows that are run at a time where it is a whole data set: bounds the memory, and fits the cache
 
 Values = dict[fx.Node, Any]  # what nodes of the graph put out
-Moments = tuple[Tensor, Tensor, int]  # mean per channel, sum of squares about it, and how many numbers that is of
+Array = np.ndarray
+Moments = tuple[Array, Array, int]  # mean per channel, sum of squares about it, and how many numbers that is of
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,16 @@ def measure(value: Tensor) -> Moments:
     count = value.numel() // value.shape[1]
     mean = value.sum(dims) / count
     squares = (value - mean.view(-1, *[1] * (value.dim() - 2))).square_().sum(dims)
-    return mean, squares, count
+    return mean.double().cpu().numpy(), squares.double().cpu().numpy(), count
 
 
-def merge(moments: Iterable[Moments]) -> tuple[Tensor, Tensor]:
+@np.errstate(over="ignore", invalid="ignore")
+def merge(moments: Sequence[Moments]) -> tuple[Array, Array]:
     """Mean and population variance over all pieces, float64 (Chan et al. 1979)."""
-    all_means, all_squares, all_counts = zip(*moments, strict=True)
-    if len(all_counts) == 1:
-        return all_means[0].double(), all_squares[0].double() / all_counts[0]
-    means, squares = torch.stack(all_means).double(), torch.stack(all_squares).double().sum(0)
-    counts = torch.tensor(all_counts, dtype=torch.float64, device=means.device)[:, None]
+    means, squares, counts = (np.array(column, dtype=np.float64) for column in zip(*moments, strict=True))
     total = counts.sum()
-    mean = (counts * means).sum(0) / total
-    return mean, (squares + (counts * (means - mean).square()).sum(0)) / total
+    mean = counts @ means / total
+    return mean, (squares.sum(0) + counts @ np.square(means - mean)) / total
 
 
 class Network(fx.Interpreter):
@@ -170,8 +169,8 @@ class Network(fx.Interpreter):
 
                 mean, variance = merge(self.in_pieces({self.input: x}, moments, stop=position, keep=[node]))
                 module = self.fetch_attr(name)
-                module.running_mean.copy_(mean)
-                module.running_var.copy_(variance)
+                module.running_mean.copy_(torch.from_numpy(mean))
+                module.running_var.copy_(torch.from_numpy(variance))
                 self.stale.discard(name)
 
     def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:

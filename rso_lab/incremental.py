@@ -17,6 +17,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -24,7 +25,7 @@ from torch.fx.node import map_arg
 
 from rso_lab.data import Data
 from rso_lab.fused import Kernels, fits, fuse, step, takes_step
-from rso_lab.graph import Layer, Moments, Network, Values, measure, merge, pieces
+from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge, pieces
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
 from rso_lab.rso import CachedEvaluator, Choice, Losses, LossFunction, Proposal
 from rso_lab.visits import Index
@@ -195,7 +196,7 @@ class Passing:
         self.given = given
         self.in_pieces = self.path.in_pieces and all(len(value) == self.size for value in given.values())
         self.gamma_beta = {
-            part.node: (part.module.weight.double(), part.module.bias.double())
+            part.node: tuple(parameter.double().numpy() for parameter in (part.module.weight, part.module.bias))
             for part in self.path.parts
             if part.kind == "norm" and part.module.affine
         }
@@ -243,8 +244,8 @@ class Passing:
         if j not in self.taken:
             taken = self.x[:, j].contiguous()
             if origin.kind == "norm":
-                mean, variance = (moment[j] for moment in self.moments[origin.source])
-                taken = (taken - mean).mul((variance + origin.module.eps).rsqrt())
+                mean, variance = (float(moment[j]) for moment in self.moments[origin.source])
+                taken = (taken - mean).mul_((variance + origin.module.eps) ** -0.5)
             if isinstance(origin.module, nn.Linear):
                 self.taken.clear()  # there are many
             self.taken[j] = taken
@@ -283,23 +284,22 @@ class Passing:
         )
         return pieces(self.size, max(1, room // max(1, largest)))
 
-    def affine(self, part: Part, span: Span, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and offset that make a batch norm, shaped to go with (B, C, ...)."""
+    @np.errstate(over="ignore", invalid="ignore")
+    def affine(self, part: Part, span: Span, mean: Array, variance: Array) -> tuple[Array, Array]:
+        """Scale and offset (C,) that make a batch norm, float64."""
         norm: Any = part.module
-        scale = (variance + norm.eps).rsqrt_()
-        if not variance.isfinite().all():  # of numbers too large to be squared: no loss that could win
-            scale.fill_(math.nan)
+        scale = (variance + norm.eps) ** -0.5
+        if not np.isfinite(variance).all():  # of numbers too large to be squared: no loss that could win
+            scale[:] = math.nan
         if norm.affine:
             gamma, beta = self.gamma_beta[part.node]
             if span is not None:
                 gamma, beta = gamma[span], beta[span]
-            scale = scale.mul_(gamma)
+            scale = scale * gamma
             offset = beta - mean * scale
         else:
             offset = -mean * scale
-        like = self.examples[part.node]
-        shape = (1, -1, *[1] * (like.dim() - 2))
-        return scale.view(shape).to(like.dtype), offset.view(shape).to(like.dtype)
+        return scale, offset
 
     def width(self, node: fx.Node) -> int:
         """How many numbers a node puts out for a row, behind a change."""
@@ -344,8 +344,8 @@ class Run:
     spans: dict[fx.Node, Span]  # where the change is in the affected nodes; {} for the network as it is
     values: Values  # what outlives its stage
     change: Change | None
-    moments: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # mean and variance, for batch norms
-    affine: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)  # scale and offset, of batch norms
+    moments: dict[fx.Node, tuple[Array, Array]] = field(default_factory=dict)  # mean and variance, for batch norms
+    affine: dict[fx.Node, tuple[Array, Array]] = field(default_factory=dict)  # scale and offset, of batch norms
 
     @torch.no_grad()
     def go(self, stages: list[list[Part]], team: int) -> None:
@@ -362,7 +362,7 @@ class Run:
                 self.make_room(parts)
             found = self.passing.workers.run([partial(self.run_piece, parts, piece) for piece in pieces], team)
             for node in found[0]:
-                self.moments[node] = merge(moments[node] for moments in found)
+                self.moments[node] = merge([moments[node] for moments in found])
 
     def make_room(self, parts: list[Part]) -> None:
         """Have a place for all rows of what outlives the stage."""
@@ -416,8 +416,10 @@ class Run:
                 x = x.contiguous(memory_format=torch.channels_last)
             return module(x)
         if part.kind == "norm":
-            scale, offset = self.affine[node]
-            return torch.addcmul(offset, self.fetch(part.source, span, piece, now), scale)
+            x = self.fetch(part.source, span, piece, now)
+            shape = (-1, *[1] * (x.dim() - 2))
+            scale, offset = (torch.from_numpy(numbers).to(x.dtype).view(shape) for numbers in self.affine[node])
+            return torch.addcmul(offset, x, scale)
         if part.kind == "flatten":
             return self.fetch(part.source, self.spans.get(part.source), piece, now).flatten(1)
         if part.kind == "channelwise" and module is not None:

@@ -91,6 +91,7 @@ def _tile(rows: int, pixels: int) -> Callable:
             places = [(r, p) for r in range(rows) for p in range(pixels)]
             starts = [v.index(at_start, (r, start_row), (p, start_pixel)) for r, p in places]
             sums = [cgutils.alloca_once_value(builder, v.load(start, at)) for at in starts]
+
             def add_up(channels: Any, x_right: Any) -> None:
                 with (
                     cgutils.for_range(builder, kernel_rows) as i,
