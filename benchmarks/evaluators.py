@@ -32,6 +32,7 @@ from rso_lab.train import EVALUATORS
 from rso_lab.visits import layer_sequence, weight_visits
 
 MODELS = ("paper_cnn", "one_conv", "two_conv", "depth10")
+COLUMNS = ("plain", "tuned", "cached", "incremental")
 
 
 def seconds(work: Callable[[], Any], times: int = 3) -> float:
@@ -69,15 +70,20 @@ def reuse_memory() -> None:
             mallopt(option, value)
 
 
+def row(numbers: dict[str, float]) -> str:
+    """A line of the table."""
+    return " ".join(f"{numbers[column]:11.2f}" for column in COLUMNS)
+
+
 def time_layer(
-    network: Network, data: rso.Data, evaluator: Evaluator, layer: Layer, settings: rso.RSO, steps: int
+    network: Network, data: rso.Data, evaluator: Evaluator, layer: Layer, settings: rso.RSO, steps: int, rows: int
 ) -> tuple[float, float, float]:
     """Seconds to begin the layer's sweep, to begin a mini-batch, and per proposal on it, choice and all."""
     generator = torch.Generator().manual_seed(0)
     sigmas = initial_sigmas(network, settings)
     parameters = dict(network.module.named_parameters())
     begun = time.perf_counter()
-    evaluator.begin_sweep(layer)
+    evaluator.begin_sweep(layer, rows)
     sweep = time.perf_counter() - begun
     batch = seconds(
         lambda: evaluator.begin_batch(draw_batch(len(data.x_train), settings.batch_size, generator)), times=1
@@ -106,10 +112,13 @@ def measure(name: str, options: argparse.Namespace, peak: float) -> dict[str, An
     settings = rso.RSO(1, batch_size, batch_every=options.batch_every)
     examples = {network.input: data.x_train[:2]}
     examples |= network.propagate(examples, keep=network.nodes[1:])
-    cycle = dict.fromkeys(("plain", "tuned", "cached", "incremental"), 0.0)
+    first = find_path(network, network.layers[0], examples)
+    assert first is not None
+    whole_network = sum(multiply_adds(part, None, examples) for part in first.parts)
+    cycle = dict.fromkeys(COLUMNS, 0.0)
     counted = dict.fromkeys(("plain", "cached", "incremental"), 0)
     print(f"\n{name} on {options.dataset}, batch {batch_size}, held for one {options.batch_every}")
-    print(f"{'layer':24} {'weights':>7} {'plain':>9} {'tuned':>9} {'cached':>9} {'incremental':>11}  ms per proposal")
+    print(f"{'layer':24} {'weights':>7} " + " ".join(f"{column:>11}" for column in COLUMNS) + "  ms per proposal")
     for layer in layer_sequence(network.layers, "output_first"):
         path = find_path(network, layer, examples)
         assert path is not None
@@ -124,7 +133,10 @@ def measure(name: str, options: argparse.Namespace, peak: float) -> dict[str, An
         for kind in (CachedEvaluator, EVALUATORS["incremental"]):
             evaluator = kind(network, data, F.cross_entropy)
             steps = 1 if kind is CachedEvaluator else options.steps
-            sweep, batch, each = time_layer(network, data, evaluator, layer, settings, steps)
+            rows = (
+                groups[options.batch_every] * batch_size * len(data.x_train) // whole
+            )  # a cache pays, or not, as there
+            sweep, batch, each = time_layer(network, data, evaluator, layer, settings, steps, rows)
             cycle[evaluator.name] += (
                 sweep * whole / len(data.x_train) + batch * groups[options.batch_every] + each * layer.size
             )
@@ -134,23 +146,11 @@ def measure(name: str, options: argparse.Namespace, peak: float) -> dict[str, An
         counted["incremental"] += layer.size * sum(
             multiply_adds(part, path.spans[0], examples) for part in path.parts if part.node in path.affected
         )
-        first = find_path(network, network.layers[0], examples)
-        assert first is not None
-        counted["plain"] += layer.size * sum(multiply_adds(part, None, examples) for part in first.parts)
-        columns = " ".join(
-            f"{milliseconds[key]:{width}.2f}"
-            for key, width in (("plain", 9), ("tuned", 9), ("cached", 9), ("incremental", 11))
-        )
-        print(f"{layer.name:24} {layer.size:7} {columns}", flush=True)
+        counted["plain"] += layer.size * whole_network
+        print(f"{layer.name:24} {layer.size:7} {row(milliseconds)}", flush=True)
     losses = 2 if options.batch_every != "weight" else 3
     fraction = 2 * losses * batch_size * counted["incremental"] / cycle["incremental"] / peak
-    print(
-        f"{'a cycle, seconds':32} "
-        + " ".join(
-            f"{cycle[key]:{width}.1f}"
-            for key, width in (("plain", 9), ("tuned", 9), ("cached", 9), ("incremental", 11))
-        )
-    )
+    print(f"{'a cycle, seconds':32} {row(cycle)}")
     print(
         "multiply-adds, one image and candidate: " + ", ".join(f"{key} {count:.3g}" for key, count in counted.items())
     )

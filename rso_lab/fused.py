@@ -36,7 +36,7 @@ def fits(examples: Values) -> bool:
 
 
 def _fused(part: Part, parts: list[Part], path: Path, examples: Values, behind_change: bool) -> Part:
-    if part is path.origin or part.kind not in ("mix", "channelwise"):
+    if part.kind not in ("mix", "channelwise") or (part is path.origin and behind_change):
         return part
     channels = examples[part.source].shape[1]
     splits = part.source in path.split
@@ -54,7 +54,9 @@ def _fused(part: Part, parts: list[Part], path: Path, examples: Values, behind_c
         return replace(part, kind="enter", prologue=_prologue(part, parts, path)) if always else part
     if channels % kernels.VECTOR:
         return part
-    return replace(part, kind="convolve", prologue=() if splits else _prologue(part, parts, path))
+    return replace(
+        part, kind="convolve", prologue=() if splits or part is path.origin else _prologue(part, parts, path)
+    )
 
 
 def _prologue(part: Part, parts: list[Part], path: Path, pooling: bool = True) -> tuple[Part, ...]:

@@ -65,6 +65,9 @@ def measure(value: Tensor) -> Moments:
 @np.errstate(over="ignore", invalid="ignore")
 def merge(moments: Sequence[Moments]) -> tuple[Array, Array]:
     """Mean and population variance over all pieces, float64 (Chan et al. 1979)."""
+    if len(moments) == 1:
+        ((mean, spread, count),) = moments
+        return mean, spread / count
     means, squares, counts = (np.array(column, dtype=np.float64) for column in zip(*moments, strict=True))
     total = counts.sum()
     mean = counts @ means / total

@@ -56,10 +56,10 @@ class IncrementalEvaluator(CachedEvaluator):
         with torch.no_grad():
             self.examples = {network.input: x, **network.propagate({network.input: x}, keep=network.nodes[1:])}
 
-    def begin_sweep(self, layer: Layer | None) -> None:
-        """Fill the activation cache, and find the path behind the layer."""
+    def begin_sweep(self, layer: Layer | None, rows: int) -> None:
+        """Fill the activation cache where it pays, and find the path behind the layer."""
         self.passing: Passing | LastLinear | None = None  # its memory is needed now
-        super().begin_sweep(layer)
+        super().begin_sweep(layer, rows)
         self.path = None if layer is None else find_path(self.network, layer, self.examples)
         self.whole: WholeLinear | None = None
         if self.path and isinstance(self.path.origin.module, nn.Linear) and len(self.cache) == 1:
@@ -83,6 +83,11 @@ class IncrementalEvaluator(CachedEvaluator):
             given = self.entering(rows)
             outputs = self.passing.begin(given, given[self.path.origin.source])
         self.current = self.mean_loss(outputs)
+
+    def gather(self, values: Tensor, rows: Tensor, out: Tensor) -> None:
+        """As the cached evaluator, each worker a share."""
+        shares = pieces(len(rows), -(-len(rows) // self.workers.count) if out.numel() > THREADED else len(rows))
+        self.workers.run([partial(torch.index_select, values, 0, rows[share], out=out[share]) for share in shares])
 
     @single_threaded
     def losses(self, proposal: Proposal, opposite: bool) -> Losses:
@@ -181,7 +186,7 @@ class Passing:
         self.changed: dict[Choice, Values] = {"minus": {}, "plus": {}}  # what those behind a change put out
         self.feeding_norms = {part.source for part in path.parts if part.kind == "norm"}
         everything, moving = path.parts, [part for part in path.parts if part.node in path.affected]
-        self.numbers = size * sum(self.width(part.node) for part in moving)
+        self.numbers = size * sum(self.width(part.node, True) for part in moving)
         self.kernels: Any = Kernels() if path.in_pieces and self.numbers > COMPILED and fits(examples) else None
         if self.kernels:
             everything, moving = fuse(everything, path, examples, False), fuse(moving, path, examples, True)
@@ -200,9 +205,15 @@ class Passing:
             for part in self.path.parts
             if part.kind == "norm" and part.module.affine
         }
-        self.rows_of_stage = {parts[0].stage: self.pieces(parts[0].stage) for parts in self.everything}
+        self.pieces = {
+            (parts[0].stage, changed): self.cut(parts, changed)
+            for parts in self.everything
+            for changed in (False, True)
+        }
         self.planes: dict[int, Values] = {}  # what is kept of a channel by itself
         self.taken: dict[int, Tensor] = {}
+        if self.kernels:
+            self.kernels.weights.pop((self.path.origin.node, None), None)  # which have changed since
         run = Run(self, {}, self.kept, None)
         run.go(self.everything, self.workers.count)
         self.moments = run.moments
@@ -270,19 +281,20 @@ class Passing:
             elif node in self.path.kept:
                 self.kept[node][:, span] = changed[node]
 
-    def pieces(self, stage: int) -> list[slice]:
-        """The rows of the mini-batch, in pieces; the same ones for a change as for the network as it is.
+    def cut(self, parts: list[Part], changed: bool) -> list[slice]:
+        """The rows of the mini-batch, in as few pieces as leave the largest activation of a stage in the cache.
 
-        As few as leave a candidate's largest activation in the cache; the kernels go image by image anyway.
+        For a change, or for the network as it is; the same ones where a batch norm follows, whose statistics depend on
+        them in their last bits. To the kernels they hardly matter: these go image by image.
         """
         if not self.in_pieces:
             return [slice(0, self.size)]
-        parts = self.parts_of_stage.get(stage, [])
-        largest = max((self.width(part.node) * self.examples[part.node].element_size() for part in parts), default=1)
-        room = (
-            PIECE_BYTES if any(part.kind not in ("convolve", "enter", "pool") for part in parts) else 16 * PIECE_BYTES
-        )
-        return pieces(self.size, max(1, room // max(1, largest)))
+        moving = self.parts_of_stage.get(parts[0].stage, [])
+        changed = changed or any(part.node in self.feeding_norms for part in moving)
+        parts = moving if changed else parts
+        largest = max((self.width(part.node, changed) * self.itemsize(part.node) for part in parts), default=1)
+        by_kernels = all(part.kind in ("convolve", "enter", "pool") for part in parts)
+        return pieces(self.size, max(1, PIECE_BYTES * (16 if by_kernels else 1) // max(1, largest)))
 
     @np.errstate(over="ignore", invalid="ignore")
     def affine(self, part: Part, span: Span, mean: Array, variance: Array) -> tuple[Array, Array]:
@@ -301,13 +313,18 @@ class Passing:
             offset = -mean * scale
         return scale, offset
 
-    def width(self, node: fx.Node) -> int:
-        """How many numbers a node puts out for a row, behind a change."""
+    def width(self, node: fx.Node, changed: bool) -> int:
+        """How many numbers a node puts out for a row, all of them or those behind a change."""
         value = self.examples.get(node)
         if not isinstance(value, Tensor) or value.dim() == 0:
             return 0
-        span = self.path.spans[0].get(node)
+        span = self.path.spans[0].get(node) if changed else None
         return value[:1].numel() if span is None else value[:1, span].numel()
+
+    def itemsize(self, node: fx.Node) -> int:
+        """Bytes of a number that a node puts out."""
+        value = self.examples.get(node)
+        return value.element_size() if isinstance(value, Tensor) else 0
 
 
 class LastLinear:
@@ -356,7 +373,7 @@ class Run:
                     self.affine[norm.node] = self.passing.affine(
                         norm, self.spans.get(norm.node), *self.moments[norm.source]
                     )
-            pieces = self.passing.rows_of_stage[parts[0].stage]
+            pieces = self.passing.pieces[parts[0].stage, bool(self.spans)]
             self.direct = len(pieces) == 1 and self.passing.kernels is None
             if not self.direct:
                 self.make_room(parts)
@@ -367,14 +384,15 @@ class Run:
     def make_room(self, parts: list[Part]) -> None:
         """Have a place for all rows of what outlives the stage."""
         path = self.passing.path
-        for node in (other.node for part in parts for other in (*part.prologue, part)):
+        for part in (inner for whole in parts for inner in (*whole.prologue, whole)):
+            node = part.node
             if not self.outlives(node):
                 continue
             example, span = self.passing.examples[node], self.spans.get(node)
             channels = example.shape[1] if span is None else span.stop - span.start
             if node not in self.values or self.values[node].shape[1] != channels:
                 shape = (self.passing.size, channels, *example.shape[2:])
-                by_channel = node in path.split or len(shape) != 4
+                by_channel = (node in path.split and part.kind != "convolve") or len(shape) != 4
                 layout = torch.contiguous_format if by_channel else torch.channels_last
                 self.values[node] = torch.empty(shape, dtype=example.dtype, device=example.device, memory_format=layout)
 
@@ -412,7 +430,7 @@ class Run:
             if enters(part, self.spans):
                 return self.entered(part, piece, now)
             x = self.fetch(part.source, None, piece, now)
-            if x.dim() == 4 and part is not self.passing.path.origin:
+            if x.dim() == 4 and x.shape[1] > 1:
                 x = x.contiguous(memory_format=torch.channels_last)
             return module(x)
         if part.kind == "norm":

@@ -12,6 +12,7 @@
 15-19  d <- d - 1, end, return W              search_cycle, search
 """
 
+import itertools
 import math
 import sys
 import warnings
@@ -134,8 +135,11 @@ class Evaluator(Protocol):
 
     name: str
 
-    def begin_sweep(self, layer: Layer | None) -> None:
-        """This layer is searched next, and what comes before it rests; None: all layers are searched."""
+    def begin_sweep(self, layer: Layer | None, rows: int) -> None:
+        """This layer is searched next, and what comes before it rests; None: all layers are searched.
+
+        `rows`: how many the mini-batches of the sweep will have in all.
+        """
 
     def begin_batch(self, rows: Tensor) -> None:
         """These rows (B,) of the training set are the mini-batch from here on."""
@@ -179,10 +183,12 @@ def search_cycle(
     parameters = dict(network.module.named_parameters())
     layers = searched_layers(network, settings)
     try:
-        for layer, visits in sweeps(layers, settings.level, settings.order, settings.layer_order):  # lines 9, 10, 16
+        for layer, sweep in sweeps(layers, settings.level, settings.order, settings.layer_order):  # lines 9, 10, 16
             start = 1 if layer is None else layer.position
             network.refresh_statistics(data.x_train, before=start)
-            evaluator.begin_sweep(layer)
+            visits = list(sweep)
+            batches = 1 + sum(changes_batch(*following, settings) for following in itertools.pairwise(visits))
+            evaluator.begin_sweep(layer, batches * settings.batch_size)
             network.stale |= {name for name, position in network.batch_norms.items() if position >= start}
             held = None
             for visit in visits:  # line 11
@@ -359,7 +365,7 @@ class PlainEvaluator:
     def __init__(self, network: Network, data: Data, loss: LossFunction):
         self.network, self.data, self.loss_function = network, data, loss
 
-    def begin_sweep(self, layer: Layer | None) -> None:
+    def begin_sweep(self, layer: Layer | None, rows: int) -> None:
         """Batch norms before the layer rest: they use the training set's statistics."""
         self.position = 1 if layer is None else layer.position
 
@@ -387,7 +393,11 @@ class PlainEvaluator:
 
 
 class CachedEvaluator(PlainEvaluator):
-    """Computes what enters the searched layer once a sweep, for the whole training set, and starts there (§4.7)."""
+    """Computes what enters the searched layer once a sweep, for the whole training set, and starts there (§4.7).
+
+    Where the mini-batches of the sweep have fewer rows than twice the training set, for each of them: storing what
+    enters and fetching it again would cost as much.
+    """
 
     name = "cached"
 
@@ -396,16 +406,18 @@ class CachedEvaluator(PlainEvaluator):
         self.cache: Values = {}
         self.entered: Values = {}
 
-    def begin_sweep(self, layer: Layer | None) -> None:
-        """Fill the activation cache, or leave it empty where it would not fit the memory.
+    def begin_sweep(self, layer: Layer | None, rows: int) -> None:
+        """Fill the activation cache, or leave it empty where it does not pay, or would not fit the memory.
 
         From the one before, where that ends earlier in the network: nothing before its layer has changed since.
         """
         before, begin = self.cache, self.start
-        super().begin_sweep(layer)
+        super().begin_sweep(layer, rows)
         self.start = self.position
         self.frontier = self.network.frontier(self.start)
         self.cache, self.entered = {}, {}
+        if rows < 2 * len(self.data.x_train):
+            return
         if not before or self.start < begin:
             before, begin = {self.network.input: self.data.x_train}, 1
         x = self.data.x_train
@@ -447,8 +459,12 @@ class CachedEvaluator(PlainEvaluator):
             shape = (len(rows), *values.shape[1:])
             if node not in self.entered or self.entered[node].shape != shape:
                 self.entered[node] = values.new_empty(shape)
-            torch.index_select(values, 0, rows, out=self.entered[node])
+            self.gather(values, rows, self.entered[node])
         return {node: self.entered[node] for node in self.cache}
+
+    def gather(self, values: Tensor, rows: Tensor, out: Tensor) -> None:
+        """Put these rows (B,) of values (N, ...) into out (B, ...)."""
+        torch.index_select(values, 0, rows, out=out)
 
     def run_up_to_layer(self, x: Tensor) -> Values:
         """What the frontier puts out for x (B, ...)."""

@@ -43,7 +43,7 @@ class Microscope(ipw.VBox):
         batch_size = min(1000, len(data.x_train))
         self.sigma = initial_sigmas(network, RSO(1, batch_size))[parameter]
         self.evaluator = PlainEvaluator(network, data, F.cross_entropy)
-        self.evaluator.begin_sweep(layers[parameter])
+        self.evaluator.begin_sweep(layers[parameter], batch_size)
         network.refresh_statistics(data.x_train)
         self.evaluator.begin_batch(draw_batch(len(data.x_train), batch_size, torch.Generator().manual_seed(0)))
         self.before: list[tuple[float, float]] = []

@@ -107,7 +107,7 @@ def test_the_same_losses_in_float32_along_the_whole_network(digits, name):
         for layer, visits in sweeps(net.layers, "weight", "neuron", "output_first"):
             net.refresh_statistics(digits.x_train, before=layer.position)
             for evaluator in evaluators:
-                evaluator.begin_sweep(layer)
+                evaluator.begin_sweep(layer, 10**6)
                 evaluator.begin_batch(torch.randperm(120, generator=torch.Generator().manual_seed(2))[:50])
             for visit in itertools.islice(visits, 4):
                 sigmas = dict.fromkeys(parameters, 0.3)
@@ -174,7 +174,7 @@ def test_the_cache_takes_at_most_half_of_the_free_memory(digits64, monkeypatch, 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": free}))
     evaluator = CachedEvaluator(net, digits64, F.cross_entropy)
     with torch.no_grad():
-        evaluator.begin_sweep(next(layer for layer in net.layers if layer.name == "conv2"))
+        evaluator.begin_sweep(next(layer for layer in net.layers if layer.name == "conv2"), 10**6)
     assert bool(evaluator.cache) == room
 
 
@@ -184,8 +184,11 @@ def test_a_cache_is_kept_where_it_can_be(digits64):
         net = Network(model, digits64.x_train[:2])
         evaluator = CachedEvaluator(net, digits64, F.cross_entropy)
         with torch.no_grad():
-            evaluator.begin_sweep(net.layers[-1])
+            evaluator.begin_sweep(net.layers[-1], 240)
         assert bool(evaluator.cache) == cached
+        with torch.no_grad():
+            evaluator.begin_sweep(net.layers[-1], 239)
+        assert not evaluator.cache
 
 
 @pytest.mark.parametrize("evaluator", ["plain", "cached", "incremental"])

@@ -352,7 +352,7 @@ def replay(model, data, kinds, *, choose=None, sigmas=(0.3,), proposals=6, hold=
         with torch.no_grad():
             network.refresh_statistics(data.x_train, before=layer.position)
             for evaluator in evaluators:
-                evaluator.begin_sweep(layer)
+                evaluator.begin_sweep(layer, 10**6 if seed % 3 else 0)
             network.stale |= {name for name, position in network.batch_norms.items() if position >= layer.position}
         visits = list(visits)
         picked = torch.randperm(len(visits), generator=generator)[:proposals].tolist()
@@ -802,7 +802,7 @@ def held(model, data, layer_name, picks, choices, loss=F.cross_entropy):
 
     def begin():
         evaluator = IncrementalEvaluator(network, data, loss)
-        evaluator.begin_sweep(layer)
+        evaluator.begin_sweep(layer, 10**6)
         evaluator.begin_batch(rows)
         return evaluator
 
