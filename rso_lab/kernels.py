@@ -292,9 +292,10 @@ def _prepare(
 
 @_compiled
 def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray, room: np.ndarray) -> None:
-    """Merge the moments of x (H, W, C) into `mean` and `squares` (C,), of `done` images before it (Chan et al.)."""
-    channels = x.shape[2]
-    pixels = x.shape[0] * x.shape[1]
+    """Merge the moments of some images x (N, H, W, C) with `mean` and `squares` (C,) of `done` others (Chan et al.)."""
+    count, channels = len(x), x.shape[3]
+    image = x.shape[1] * x.shape[2]
+    pixels = count * image
     for c in range(0, channels, VECTOR):
         _add_up(x, c, pixels, channels, room[0], room[0], c)
     for c in range(channels):
@@ -303,8 +304,14 @@ def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray
         _add_up_squares(x, c, pixels, channels, room[0], room[1], c)
     for c in range(channels):
         gap = room[0, c] - mean[c]
-        mean[c] += gap / (done + 1)
-        squares[c] += room[1, c] + gap * gap * (pixels * done / (done + 1))
+        mean[c] += gap * (count / (done + count))
+        squares[c] += room[1, c] + gap * gap * (pixels * done / (done + count))
+
+
+@_compiled
+def _at_once(x: np.ndarray) -> int:
+    """How many images of x (N, ...) have their moments taken at once: as many as stay in the first-level cache."""
+    return max(1, 4096 // (x.size // len(x)))
 
 
 @_compiled
@@ -329,10 +336,13 @@ def convolve(
     ready = np.zeros((x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3]), x.dtype)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     room = np.zeros((2, out.shape[3]), x.dtype)
-    for n in range(len(x)):
-        _prepare(x[n], scale, offset, kind, top, left, ready)
-        _convolve(ready, w, stride, bias.reshape(1, 1, -1), out[n])
-        _add_moments(out[n], n, mean, squares, room)
+    some = _at_once(out)
+    for first in range(0, len(x), some):
+        last = min(first + some, len(x))
+        for n in range(first, last):
+            _prepare(x[n], scale, offset, kind, top, left, ready)
+            _convolve(ready, w, stride, bias.reshape(1, 1, -1), out[n])
+        _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
 
@@ -359,14 +369,21 @@ def enter(
     height, width = after.shape[2:]
     change = np.zeros((height + 2 * top, width + 2 * left, 1), x.dtype)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
-    room, plane = np.zeros((2, out.shape[3]), x.dtype), np.zeros(x.shape[2:], x.dtype)
-    for n in range(len(x)):
-        _prepare_plane(x[n, 0], x.dtype.type(scale), x.dtype.type(offset), kind, plane, after[n, 0])
-        for row in range(height):
-            for column in range(width):
-                change[top + row, left + column, 0] = after[n, 0, row, column] - before[n, 0, row, column]
-        _convolve(change, w, stride, kept[n], out[n])
-        _add_moments(out[n], n, mean, squares, room)
+    some = _at_once(out)
+    tall = 1 if kind >= 2 and x.shape[2] % 2 == 1 else some  # images below each other, unless pooling would mix them
+    room, plane = np.zeros((2, out.shape[3]), x.dtype), np.zeros((tall * x.shape[2], x.shape[3]), x.dtype)
+    for first in range(0, len(x), some):
+        last = min(first + some, len(x))
+        for top_one in range(first, last, tall):
+            ours = x[top_one : min(top_one + tall, last)].reshape(-1, x.shape[3])
+            theirs = after[top_one : min(top_one + tall, last)].reshape(-1, width)
+            _prepare_plane(ours, x.dtype.type(scale), x.dtype.type(offset), kind, plane[: len(ours)], theirs)
+        for n in range(first, last):
+            for row in range(height):
+                for column in range(width):
+                    change[top + row, left + column, 0] = after[n, 0, row, column] - before[n, 0, row, column]
+            _convolve(change, w, stride, kept[n], out[n])
+        _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
 
@@ -406,17 +423,16 @@ def pool(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, out: n
 
 
 @_compiled
-def _plane_moments(x: np.ndarray, room: np.ndarray) -> tuple[float, float]:
-    """Mean of x (H, W) and sum of squares about it."""
-    flat = x.reshape(-1)
+def _flat_moments(flat: np.ndarray, room: np.ndarray) -> tuple[float, float]:
+    """Mean of some numbers, and sum of squares about it."""
     lines = len(flat) // VECTOR
-    _add_up(x, 0, lines, VECTOR, room[0], room[0], 0)
+    _add_up(flat, 0, lines, VECTOR, room[0], room[0], 0)
     mean = room[0].sum()
     for k in range(lines * VECTOR, len(flat)):
         mean += flat[k]
-    mean /= x.dtype.type(len(flat))
+    mean /= flat.dtype.type(len(flat))
     room[0, :] = mean
-    _add_up_squares(x, 0, lines, VECTOR, room[0], room[1], 0)
+    _add_up_squares(flat, 0, lines, VECTOR, room[0], room[1], 0)
     squares = room[1].sum()
     for k in range(lines * VECTOR, len(flat)):
         squares += (flat[k] - mean) ** 2
@@ -443,31 +459,39 @@ def step(
     mean, squares = 0.0, 0.0
     room = np.zeros((2, VECTOR), z.dtype)
     left = max(0, -(first[1] // stride[1]))
-    right = min(width, (columns - 1 - first[1]) // stride[1] + 1)
+    right = max(left, min(width, (columns - 1 - first[1]) // stride[1] + 1))
+    top = max(0, -(first[0] // stride[0]))
+    bottom = max(top, min(height, (rows - 1 - first[0]) // stride[0] + 1))
     shift = first[0] * width + first[1]
-    size = height * width
-    begin, end = min(size, max(0, -shift)), max(0, min(size, size - shift))
-    for n in range(len(z)):
+    some = _at_once(z)
+    for n in range(0, len(z), some):
+        count = min(some, len(z) - n)
+        ours, before, taken = out[n : n + count, 0], z[n : n + count, 0], x[n : n + count]
+        flat = out[n : n + count].reshape(-1)
         if stride == (1, 1) and (rows, columns) == (height, width):  # one long loop, then what it took across an edge
-            flat, z_flat, x_flat = out[n, 0].reshape(-1), z[n, 0].reshape(-1), x[n].reshape(-1)
+            z_flat, x_flat = z[n : n + count].reshape(-1), taken.reshape(-1)
+            begin, end = min(len(flat), max(0, -shift)), max(0, min(len(flat), len(flat) - shift))
             flat[:begin] = z_flat[:begin]
             for k in range(begin, end):
                 flat[k] = z_flat[k] + delta * x_flat[k + shift]
             flat[end:] = z_flat[end:]
-            for row in range(height):
-                for column in range(left):
-                    out[n, 0, row, column] = z[n, 0, row, column]
-                for column in range(right, width):
-                    out[n, 0, row, column] = z[n, 0, row, column]
+            for i in range(count):
+                ours[i, :top] = before[i, :top]
+                ours[i, bottom:] = before[i, bottom:]
+                for row in range(top, bottom):
+                    for column in range(left):
+                        ours[i, row, column] = before[i, row, column]
+                    for column in range(right, width):
+                        ours[i, row, column] = before[i, row, column]
         else:
-            for row in range(height):
-                out[n, 0, row] = z[n, 0, row]
-                from_row = row * stride[0] + first[0]
-                if 0 <= from_row < rows:
+            ours[:] = before
+            for i in range(count):
+                for row in range(top, bottom):
+                    from_row = row * stride[0] + first[0]
                     for column in range(left, right):
-                        out[n, 0, row, column] += delta * x[n, from_row, column * stride[1] + first[1]]
-        ours, spread = _plane_moments(out[n, 0], room)
-        gap = ours - mean
-        mean += gap / (n + 1)
-        squares += spread + gap * gap * (height * width * n / (n + 1))
+                        ours[i, row, column] += delta * taken[i, from_row, column * stride[1] + first[1]]
+        middle, spread = _flat_moments(flat, room)
+        gap = middle - mean
+        mean += gap * (count / (n + count))
+        squares += spread + gap * gap * (len(flat) * n / (n + count))
     return np.array([mean]), np.array([squares])
