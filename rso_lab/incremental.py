@@ -430,9 +430,10 @@ class Run:
             if enters(part, self.spans):
                 return self.entered(part, piece, now)
             x = self.fetch(part.source, None, piece, now)
-            if x.dim() == 4 and x.shape[1] > 1:
-                x = x.contiguous(memory_format=torch.channels_last)
-            return module(x)
+            if x.dim() != 4:
+                return module(x)
+            x = module(x.contiguous(memory_format=torch.channels_last))
+            return x.contiguous(memory_format=torch.channels_last)  # the max pooling of others is slow
         if part.kind == "norm":
             x = self.fetch(part.source, span, piece, now)
             shape = (-1, *[1] * (x.dim() - 2))

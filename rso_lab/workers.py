@@ -24,6 +24,7 @@ class Workers:
 
             def begin() -> None:
                 torch.set_num_threads(1)  # of this thread, and of those that begin after it
+                torch.get_num_threads()  # has torch read it now: it would take what is set at the first operation
                 self.local.works = True
                 barrier.wait()
 

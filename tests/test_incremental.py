@@ -20,6 +20,7 @@ from rso_lab.incremental import IncrementalEvaluator
 from rso_lab.paths import find_path
 from rso_lab.rso import PlainEvaluator, apply, choose, propose
 from rso_lab.visits import sweeps
+from rso_lab.workers import Workers
 
 NEVER = 10**18
 
@@ -750,6 +751,14 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def test_a_worker_has_one_thread_of_torch_for_good(threads):
+    threads(2)
+    made = Workers(2)
+    made.run([lambda: torch.ones(10**6).sum()] * 2)  # torch looks up a thread's number at its first operation
+    assert torch.get_num_threads() == 2
+    assert made.run([torch.get_num_threads] * 2) == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["the paper's", "stride", "residual across a batch norm", "linear layers"])
