@@ -20,6 +20,8 @@ from rso_lab.workers import workers
 
 PIECE = 100  # rows that are run at a time where it is a whole data set: bounds the memory, and fits the cache
 
+CHECKPOINT = 2**30  # bytes that may be stored on the way, to go on from
+
 Values = dict[fx.Node, Any]  # what nodes of the graph put out
 Array = np.ndarray
 Moments = tuple[Array, Array, int]  # mean per channel, sum of squares about it, and how many numbers that is of
@@ -161,20 +163,52 @@ class Network(fx.Interpreter):
         """Give each stale batch norm (before node `before`) the mean and population variance over all of x (N, ...).
 
         Of exactly the activations that the network now in force gives (§4 of the design), piece by piece; the pieces
-        are merged in float64.
+        are merged in float64. One batch norm after the other, each from what was stored on the way to the one before.
         """
-        for name, position in self.batch_norms.items():
-            if name in self.stale and (before is None or position < before):
-                node = self.nodes[position].all_input_nodes[0]
+        norms = {
+            name: position
+            for name, position in self.batch_norms.items()
+            if name in self.stale and (before is None or position < before)
+        }
+        known: Values = {self.input: x}
+        start = 1
+        for name, position in norms.items():
+            node = self.nodes[position].all_input_nodes[0]
+            last = position == max(norms.values())
+            checkpoint, room = (start, {}) if last else self._store(x, start, position)
 
-                def moments(values: Values, rows: slice, node: fx.Node = node) -> Moments:
-                    return measure(values[node])
+            def store_and_measure(values: Values, rows: slice, node: fx.Node = node, room: Values = room) -> Moments:
+                for other, stored in room.items():
+                    stored[rows] = values[other]
+                return measure(values[node])
 
-                mean, variance = merge(self.in_pieces({self.input: x}, moments, stop=position, keep=[node]))
-                module = self.fetch_attr(name)
-                module.running_mean.copy_(torch.from_numpy(mean))
-                module.running_var.copy_(torch.from_numpy(variance))
-                self.stale.discard(name)
+            found = self.in_pieces(known, store_and_measure, start=start, stop=position, keep=[node, *room])
+            mean, variance = merge(found)
+            if room:
+                known, start = room, checkpoint
+            module = self.fetch_attr(name)
+            module.running_mean.copy_(torch.from_numpy(mean))
+            module.running_var.copy_(torch.from_numpy(variance))
+            self.stale.discard(name)
+
+    def _store(self, x: Tensor, start: int, position: int) -> tuple[int, Values]:
+        """Behind `start` and up to `position`: where what enters takes the least memory, and room for it, for all x.
+
+        No room where all of them take more than CHECKPOINT bytes.
+        """
+        best, room, least = start, {}, CHECKPOINT
+        few = self.propagate({self.input: x[:2]}, stop=position, keep=self.nodes[:position])
+        for place in range(start + 1, position + 1):
+            values = {node: few[node] for node in self.frontier(place)}
+            if self.writes_in_place or any(not isinstance(v, Tensor) or len(v) != 2 for v in values.values()):
+                continue
+            size = sum(value[0].nbytes for value in values.values()) * len(x)
+            if size <= least:
+                best, least = place, size
+                room = {
+                    node: value.new_empty((len(x), *value.shape[1:]), device="meta") for node, value in values.items()
+                }
+        return best, {node: torch.empty_like(value, device=x.device) for node, value in room.items()}
 
     def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:
         """Where in `nodes` each of the chosen modules is called."""

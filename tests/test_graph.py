@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import rso_lab as rso
+from rso_lab import graph
 from rso_lab.graph import Network
 from rso_lab.visits import layer_sequence, weight_visits
 
@@ -253,3 +254,18 @@ def test_the_variance_survives_a_huge_mean():
     network = Network(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 10)).double(), x[:2])
     network.refresh_statistics(x)
     assert torch.allclose(network.module[0].running_var, x.var((0, 2, 3), correction=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["paper_cnn", "depth10"])
+def test_what_is_stored_on_the_way_changes_no_statistics(name, digits64, monkeypatch):
+    """Batch norm after batch norm from the images on, from anywhere in between, and some of them only."""
+    found = []
+    for room in (0, 10**6, 2**30):  # bytes: no place fits, the later ones, all
+        monkeypatch.setattr(graph, "CHECKPOINT", room)
+        network = Network(rso.models.build(name, digits64), digits64.x_train[:2])
+        network.refresh_statistics(digits64.x_train)
+        network.stale = set(list(network.batch_norms)[2::3])
+        network.refresh_statistics(digits64.x_train)
+        found.append([buffer.clone() for buffer in network.module.buffers()])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
