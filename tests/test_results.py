@@ -21,7 +21,7 @@ def test_each_result_says_how_it_was_made(path):
     assert result["seconds"] > 0
 
 
-@pytest.mark.parametrize("name", ["mnist_one_conv", "digits_paper_cnn"])
+@pytest.mark.parametrize("name", ["mnist_one_conv", "mnist_paper_cnn", "digits_paper_cnn"])
 def test_the_figures_of_the_readme_are_those_recorded(name):
     history = rso.History.load(ROOT / "results" / f"{name}.json")
     last = history.cycles[-1]
