@@ -38,3 +38,12 @@ def test_the_default_sigma_of_batch_norms_is_the_best_that_was_measured():
                 accuracies.setdefault(record["settings"]["batch_norm_sigma"], []).append(record["accuracy"])
         means = {sigma: sum(values) / len(values) for sigma, values in accuracies.items()}
         assert max(means, key=means.get) == rso.RSO(1, 1).batch_norm_sigma, means
+
+
+def test_the_table_of_peers_in_the_readme_is_the_recorded_one():
+    methods = json.loads((ROOT / "results" / "peers.json").read_text("utf-8"))["methods"]
+    assert set(methods) == {"rso", "snes", "spsa", "differences", "adam"}
+    for name, record in methods.items():
+        reached = {point["mark"]: f"{point['test_accuracy']:.1%}" for point in record["curve"]}
+        row = f"| {name} | " + " | ".join(reached.get(mark, "") for mark in (30, 120, 300, 600)) + " |"
+        assert row in (ROOT / "README.md").read_text("utf-8")
