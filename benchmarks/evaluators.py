@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=rso.models.MODELS, default=MODELS)
     parser.add_argument("--batch-size", type=int, default=1000)
     parser.add_argument("--batch-every", choices=("weight", "neuron", "layer"), default="neuron")
-    parser.add_argument("--steps", type=int, default=8, help="proposals measured in each layer")
+    parser.add_argument("--steps", type=int, default=4, help="proposals measured in each layer")
     options = parser.parse_args()
     peak = matrix_peak()
     figures = {name: measure(name, options, peak) for name in options.models}
