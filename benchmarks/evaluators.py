@@ -94,8 +94,9 @@ def time_layer(
         begun = time.perf_counter()
         proposal = propose(visit, parameters, sigmas, 1.0, settings.distribution, generator)
         losses = evaluator.losses(proposal, settings.opposite)
-        apply(proposal, choose(losses))
-        evaluator.commit(proposal, choose(losses))
+        choice = choose(losses)
+        apply(proposal, choice)
+        evaluator.commit(proposal, choice)
         times.append(time.perf_counter() - begun)
     return sweep, batch, sum(times[1:]) / len(times[1:])  # the first one makes room
 

@@ -27,7 +27,7 @@ from rso_lab.data import Data
 from rso_lab.fused import Kernels, fits, fuse, step, takes_step
 from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge, pieces
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
-from rso_lab.rso import CachedEvaluator, Choice, Losses, LossFunction, Proposal
+from rso_lab.rso import CANDIDATES, CachedEvaluator, Choice, LossFunction, Proposal
 from rso_lab.visits import Index
 from rso_lab.workers import Workers, single_threaded, workers
 
@@ -83,6 +83,7 @@ class IncrementalEvaluator(CachedEvaluator):
             given = self.entering(rows)
             outputs = self.passing.begin(given, given[self.path.origin.source])
         self.current = self.mean_loss(outputs)
+        self.found: dict[Choice, float] = {}  # the losses of the candidates
 
     def gather(self, values: Tensor, rows: Tensor, out: Tensor) -> None:
         """As the cached evaluator, each worker a share."""
@@ -90,17 +91,15 @@ class IncrementalEvaluator(CachedEvaluator):
         self.workers.run([partial(torch.index_select, values, 0, rows[share], out=out[share]) for share in shares])
 
     @single_threaded
-    def losses(self, proposal: Proposal, opposite: bool) -> Losses:
+    def losses(self, proposal: Proposal, opposite: bool) -> Tensor:
         """The current loss is known; a candidate's takes what its change can change."""
         if self.passing is None:
             return super().losses(proposal, opposite)
         self.passing.settle(next(iter(proposal.weights)).rpartition(".")[2], proposal.index)
-        tried: tuple[Choice, ...] = ("plus", "minus") if opposite else ("plus",)
+        tried = CANDIDATES[1:] if opposite else CANDIDATES[1:2]
         tasks = [partial(self.changed_loss, proposal, candidate) for candidate in tried]
-        self.found = dict(
-            zip(tried, self.workers.run(tasks, len(tasks) if self.passing.numbers > THREADED else 1), strict=True)
-        )
-        return Losses(self.found.get("minus", math.nan), self.current, self.found["plus"])
+        found = self.workers.run(tasks, len(tasks) if self.passing.numbers > THREADED else 1)
+        return torch.tensor([self.current, *found, math.nan][:3], dtype=torch.float64)
 
     def changed_loss(self, proposal: Proposal, candidate: Choice) -> float:
         """The mini-batch's loss with the weight at this candidate's value."""
@@ -108,18 +107,20 @@ class IncrementalEvaluator(CachedEvaluator):
         if change.step == 0:
             return self.current
         assert self.passing is not None
-        return self.mean_loss(self.passing.run_changed(candidate, change))
+        self.found[candidate] = self.mean_loss(self.passing.run_changed(candidate, change))
+        return self.found[candidate]
 
     @single_threaded
-    def commit(self, proposal: Proposal, choice: Choice) -> None:
+    def commit(self, proposal: Proposal, choice: Tensor) -> None:
         """What the chosen candidate computed is kept."""
-        if self.passing is None or choice == "keep":
+        candidate = CANDIDATES[int(choice)]
+        if self.passing is None or candidate == "keep":
             return
-        change = _change(proposal, choice)
+        change = _change(proposal, candidate)
         if change.step == 0:
             return
-        self.passing.keep(choice, change)
-        self.current = self.found[choice]
+        self.passing.keep(candidate, change)
+        self.current = self.found[candidate]
         if self.whole:
             self.whole.commit(change)
 
@@ -131,8 +132,9 @@ class IncrementalEvaluator(CachedEvaluator):
 
 
 def _change(proposal: Proposal, candidate: Choice) -> Change:
-    ((name, value),) = proposal.candidates[candidate].items()
-    step = value.item() - proposal.candidates["keep"][name].item()  # exact: of what the weight would become
+    ((name, values),) = proposal.candidates.items()
+    keep, *others = values.tolist()
+    step = others[CANDIDATES.index(candidate) - 1] - keep  # exact: of what the weight would become
     return Change(name.rpartition(".")[2], proposal.index, step)
 
 

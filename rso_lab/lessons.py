@@ -58,7 +58,8 @@ def check_choose(answer: Choose) -> bool:
         print('Not done yet: choose returns nothing. It should return "minus", "keep" or "plus".')
         return False
     for (losses, why), given in zip(_CASES, answers, strict=True):
-        right = rso.choose(rso.Losses(*losses))
+        minus, keep, plus = losses
+        right = rso.CANDIDATES[int(rso.choose(torch.tensor([keep, plus, minus])))]
         if given != right:
             print(f"Not yet. With the losses {losses[0]} at w - δ, {losses[1]} at w and {losses[2]} at w + δ: {why}.")
             print(f"Your answer was {given!r}, the right one is {right!r}.")
@@ -86,8 +87,9 @@ def train_with(answer: Choose, data: Data) -> None:
     sigmas = rso.initial_sigmas(network, settings)
     generator = torch.Generator().manual_seed(0)
 
-    def decide(losses: rso.Losses) -> rso.Choice:
-        return answer(*losses)  # type: ignore[return-value]
+    def decide(losses: torch.Tensor) -> torch.Tensor:
+        keep, plus, minus = losses.tolist()
+        return torch.tensor(rso.CANDIDATES.index(answer(minus, keep, plus)))
 
     for _ in rso.search_cycle(1, sigmas, network, data, settings, evaluator, generator, decide):
         pass

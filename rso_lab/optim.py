@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rso_lab.rso import RSO, annealing, apply, candidate_losses, choose, layer_sigma, propose
+from rso_lab.rso import RSO, annealing, apply, as_loss, candidate_losses, choose, layer_sigma, propose
 from rso_lab.visits import Visit, weight_visits
 
 _SETTINGS = {
@@ -72,9 +72,10 @@ class RSOptimizer(torch.optim.Optimizer):
         """Search the next weight; returns the loss of the candidate that was chosen."""
         scale, visit = next(self.visits)
         proposal = propose(visit, self.named_parameters, self.sigmas, scale, self.settings.distribution, self.generator)
-        losses = candidate_losses(proposal, lambda: float(closure()), self.settings.opposite)
-        if not math.isfinite(losses.keep):
-            raise FloatingPointError(f"the loss is {losses.keep} at {visit.names[0]}{list(visit.index)}")
+        device = self.named_parameters[visit.names[0]].device
+        losses = candidate_losses(proposal, lambda: as_loss(closure(), device), self.settings.opposite)
+        if not math.isfinite(losses[0]):
+            raise FloatingPointError(f"the loss is {losses[0]} at {visit.names[0]}{list(visit.index)}")
         choice = choose(losses)
         apply(proposal, choice)
-        return getattr(losses, choice)
+        return float(losses[choice])

@@ -30,7 +30,8 @@ from rso_lab.data import Data
 from rso_lab.graph import Layer, Network, Values
 from rso_lab.visits import Index, Visit, sweeps
 
-Choice = Literal["minus", "keep", "plus"]
+Choice = Literal["keep", "plus", "minus"]
+CANDIDATES: tuple[Choice, ...] = get_args(Choice)  # w, w + d, w - d: the order of the three in a tensor
 LossFunction = Callable[[Tensor, Tensor], Any]  # (outputs (B, classes), targets (B,)) -> one number
 
 
@@ -110,14 +111,17 @@ class Proposal:
 
     weights: dict[str, Tensor]  # views of the network's parameters, of the shape that the proposal covers
     index: Index  # of the one weight within its parameter; () where the proposal covers whole tensors
-    delta: dict[str, Tensor]
+    delta: dict[str, Tensor]  # as drawn, on the CPU
     sigma: dict[str, float]
-    candidates: dict[Choice, dict[str, Tensor]]
+    candidates: dict[str, Tensor]  # (3, ...): CANDIDATES
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happened at one proposal. Above the weight level, `delta` and `sigma` are by parameter name."""
+    """What happened at one proposal. Above the weight level, `delta` and `sigma` are by parameter name.
+
+    On a GPU the search runs ahead of Python: to look at a step's losses or choice is to wait for it.
+    """
 
     cycle: int
     layer: str | None  # dotted module name; None at the network level
@@ -126,8 +130,18 @@ class Step:
     delta: float | dict[str, Tensor]
     sigma: float | dict[str, float]
     batch: Tensor  # (batch_size,) rows of x_train, on the CPU
-    losses: Losses
-    choice: Choice
+    candidate_losses: Tensor  # (3,)
+    chosen: Tensor  # (): the place in CANDIDATES
+
+    @property
+    def losses(self) -> Losses:
+        """The loss of each candidate."""
+        return Losses(**dict(zip(CANDIDATES, self.candidate_losses.tolist(), strict=True)))
+
+    @property
+    def choice(self) -> Choice:
+        """The candidate that was taken."""
+        return CANDIDATES[int(self.chosen)]
 
 
 class Evaluator(Protocol):
@@ -144,10 +158,10 @@ class Evaluator(Protocol):
     def begin_batch(self, rows: Tensor) -> None:
         """These rows (B,) of the training set are the mini-batch from here on."""
 
-    def losses(self, proposal: Proposal, opposite: bool) -> Losses:
-        """The losses of the candidates, with every weight put back to what it was."""
+    def losses(self, proposal: Proposal, opposite: bool) -> Tensor:
+        """The candidates' losses (3,), float64, NaN for one not tried; every weight is put back to what it was."""
 
-    def commit(self, proposal: Proposal, choice: Choice) -> None:
+    def commit(self, proposal: Proposal, choice: Tensor) -> None:
         """The weights now have the values of this candidate."""
 
 
@@ -173,7 +187,7 @@ def search_cycle(
     settings: RSO,
     evaluator: Evaluator,
     generator: torch.Generator,
-    decide: Callable[[Losses], Choice] | None = None,
+    decide: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Step]:
     """Lines 9-17: each weight once. However it ends, the batch norms then hold the training set's statistics.
 
@@ -191,6 +205,7 @@ def search_cycle(
             evaluator.begin_sweep(layer, batches * settings.batch_size)
             network.stale |= {name for name, position in network.batch_norms.items() if position >= start}
             held = None
+            unread: list[Tensor] = []  # losses of the network in force
             for visit in visits:  # line 11
                 if held is None or changes_batch(held, visit, settings):
                     rows = draw_batch(len(data.x_train), settings.batch_size, generator)  # line 12
@@ -198,9 +213,11 @@ def search_cycle(
                 held = visit
                 proposal = propose(visit, parameters, sigmas, scale, settings.distribution, generator)
                 losses = evaluator.losses(proposal, settings.opposite)  # line 13
-                losses = with_weight_decay(losses, proposal, network.module, settings.weight_decay)
-                if not math.isfinite(losses.keep):
-                    raise FloatingPointError(f"the loss is {losses.keep} in cycle {cycle}, layer {visit.layer!r}")
+                if settings.weight_decay:
+                    losses = losses + settings.weight_decay / 2 * square_norms(proposal, network.module)
+                unread.append(losses[0])
+                if losses.is_cpu or visit is visits[-1]:  # a GPU need not wait for Python at each weight
+                    refuse_not_finite(unread, cycle, visit.layer)
                 choice = (decide or choose)(losses)
                 apply(proposal, choice)
                 evaluator.commit(proposal, choice)
@@ -273,13 +290,11 @@ def propose(
     weights = {name: parameters[name].detach()[visit.index] for name in visit.names}
     sigma = {name: sigmas[name] * scale for name in weights}
     delta = {
-        name: (sigma[name] * draw(distribution, weight.shape, generator)).to(weight) for name, weight in weights.items()
+        name: (sigma[name] * draw(distribution, weight.shape, generator)).to(weight.dtype)
+        for name, weight in weights.items()
     }
-    candidates: dict[Choice, dict[str, Tensor]] = {
-        "minus": {name: weight - delta[name] for name, weight in weights.items()},
-        "keep": {name: weight.clone() for name, weight in weights.items()},
-        "plus": {name: weight + delta[name] for name, weight in weights.items()},
-    }
+    moves = {name: delta[name].to(weight.device, non_blocking=True) for name, weight in weights.items()}
+    candidates = {name: torch.stack([w, w + moves[name], w - moves[name]]) for name, w in weights.items()}
     return Proposal(weights, visit.index, delta, sigma, candidates)
 
 
@@ -292,62 +307,61 @@ def draw(distribution: str, shape: torch.Size, generator: torch.Generator) -> Te
     return torch.randint(-1, 2, shape, generator=generator, dtype=torch.float64)
 
 
-def candidate_losses(proposal: Proposal, loss: Callable[[], float], opposite: bool) -> Losses:
-    """`loss()` with the weights at w - d, w and w + d. They are put back, whatever happens."""
+def candidate_losses(proposal: Proposal, loss: Callable[[], Tensor], opposite: bool) -> Tensor:
+    """`loss()` with the weights at w, w + d and w - d (3,), float64. They are put back, whatever happens."""
+    device = next(iter(proposal.weights.values())).device
+    losses = torch.full((3,), math.nan, dtype=torch.float64, device=device)
+    places = torch.arange(3, device=device).unbind()
     try:
-        keep = loss()
-        apply(proposal, "plus")
-        plus = loss()
-        minus = math.nan
-        if opposite:
-            apply(proposal, "minus")
-            minus = loss()
+        for place in places if opposite else places[:2]:
+            apply(proposal, place)
+            losses.index_copy_(0, place[None], loss()[None])
     finally:
-        apply(proposal, "keep")
-    return Losses(minus, keep, plus)
+        apply(proposal, places[0])
+    return losses
 
 
-def with_weight_decay(losses: Losses, proposal: Proposal, model: nn.Module, weight_decay: float) -> Losses:
-    """The losses plus weight_decay/2 * |W|^2, W the weights of the convolutions and linear layers (§4.4)."""
-    if weight_decay == 0:
-        return losses
+def as_loss(number: Any, device: torch.device) -> Tensor:
+    """What a loss function gave, as a tensor (), float64."""
+    return torch.as_tensor(number, dtype=torch.float64, device=device).reshape(())
+
+
+def square_norms(proposal: Proposal, model: nn.Module) -> Tensor | int:
+    """|W|^2 for each candidate (3,), or for all, float64; W: the weights of convolutions and linear layers (§4.4)."""
     decayed = {
-        f"{name}.weight".lstrip("."): module.weight.double()
+        f"{name}.weight".lstrip("."): module.weight.detach().double()
         for name, module in model.named_modules()
         if isinstance(module, _ConvNd | nn.Linear)
     }
-    squares = sum(float(weight.square().sum()) for weight in decayed.values())
-
-    def changed(choice: Choice) -> float:
-        ours, kept = proposal.candidates[choice], proposal.candidates["keep"]
-        gained = [ours[name].double().square() - kept[name].double().square() for name in ours if name in decayed]
-        return sum(float(gain.sum()) for gain in gained)
-
-    return Losses(
-        losses.minus + weight_decay / 2 * (squares + changed("minus")),
-        losses.keep + weight_decay / 2 * squares,
-        losses.plus + weight_decay / 2 * (squares + changed("plus")),
-    )
+    norms = sum(weight.square().sum() for weight in decayed.values())
+    for name, values in proposal.candidates.items():
+        if name in decayed:
+            squares = values.double().square().reshape(3, -1).sum(1)
+            norms = norms + squares - squares[0]
+    return norms
 
 
-def choose(losses: Losses) -> Choice:
-    """The candidate with the lowest loss; `keep` wins ties, and what is not finite never wins."""
-    best: Choice = "keep"
-    for candidate in ("plus", "minus"):
-        loss = getattr(losses, candidate)
-        if math.isfinite(loss) and loss < getattr(losses, best):
-            best = candidate
-    return best
+def choose(losses: Tensor) -> Tensor:
+    """The place () of the lowest loss in losses (3,); `keep` wins ties, and what is not finite never wins."""
+    return losses.nan_to_num(math.inf, math.inf, math.inf).argmin()  # the first of equals
 
 
-def apply(proposal: Proposal, choice: Choice) -> None:
+def apply(proposal: Proposal, choice: Tensor) -> None:
     """Give the weights the values of this candidate: they are set, never added to, so that nothing drifts."""
     for name, weight in proposal.weights.items():
-        weight.copy_(proposal.candidates[choice][name])
+        weight.copy_(proposal.candidates[name].index_select(0, choice).view_as(weight))
+
+
+def refuse_not_finite(unread: list[Tensor], cycle: int, layer: str | None) -> None:
+    """Read losses, and empty the list. Raises FloatingPointError for one that is not finite."""
+    for loss in torch.stack(unread).tolist():
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} in cycle {cycle}, layer {layer!r}")
+    unread.clear()
 
 
 def _step(
-    cycle: int, visit: Visit, proposal: Proposal, rows: Tensor, losses: Losses, choice: Choice, level: str
+    cycle: int, visit: Visit, proposal: Proposal, rows: Tensor, losses: Tensor, choice: Tensor, level: str
 ) -> Step:
     delta, sigma = proposal.delta, proposal.sigma
     if level != "weight":
@@ -379,17 +393,17 @@ class PlainEvaluator:
         """What enters at node `start`, for these rows."""
         return {self.network.input: self.data.x_train[rows]}
 
-    def losses(self, proposal: Proposal, opposite: bool) -> Losses:
+    def losses(self, proposal: Proposal, opposite: bool) -> Tensor:
         """Run the network with each candidate's weights."""
         return candidate_losses(proposal, self.loss, opposite)
 
-    def commit(self, proposal: Proposal, choice: Choice) -> None:
+    def commit(self, proposal: Proposal, choice: Tensor) -> None:
         """Nothing: the network is read anew for each loss."""
 
-    def loss(self) -> float:
-        """The mini-batch's loss with the weights as they are."""
+    def loss(self) -> Tensor:
+        """The mini-batch's loss () with the weights as they are, float64."""
         values = self.network.propagate(self.values, self.start, batch_statistics_from=self.position)
-        return float(self.loss_function(values[self.network.nodes[-1]], self.targets))
+        return as_loss(self.loss_function(values[self.network.nodes[-1]], self.targets), self.targets.device)
 
 
 class CachedEvaluator(PlainEvaluator):

@@ -17,6 +17,7 @@ from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
 from rso_lab.incremental import IncrementalEvaluator
 from rso_lab.rso import (
+    CANDIDATES,
     RSO,
     CachedEvaluator,
     Evaluator,
@@ -163,23 +164,37 @@ def _events(job: _Job) -> Iterator[Step | Record]:
     sizes = {layer.name: layer.size for layer in job.network.layers}
     for cycle in range(1, job.method.cycles + 1):
         choices: dict[str, Counter] = defaultdict(Counter)
-        losses: list[float] = []
+        unread: list[tuple[str | None, Tensor, Tensor]] = []
         cycle_steps = search_cycle(cycle, job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator)
         with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
             for step in cycle_steps:
-                for name in ("all",) if step.layer is None else ("all", step.layer):
-                    choices[name][step.choice] += 1
-                losses.append(getattr(step.losses, step.choice))
+                unread.append((step.layer, step.chosen, step.candidate_losses))
                 evaluations += 3 if job.method.opposite else 2
                 yield step
-                if job.method.level == "weight" and step.layer is not None and len(losses) == sizes[step.layer]:
+                if job.method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
+                    loss = _read(unread, choices)
                     swept = dict.fromkeys(("all", step.layer), choices[step.layer])
-                    mean = sum(losses) / len(losses)
-                    losses = []
-                    yield record(step.layer, swept, loss=mean, test_accuracy=None, train_accuracy=None)
+                    yield record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
+        if unread:
+            _read(unread, choices)
         test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
         train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
         yield record(None, choices, loss=loss, test_accuracy=test_accuracy, train_accuracy=train_accuracy)
+
+
+def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Counter]) -> float:
+    """Count the choices of some steps (layer, place of the chosen candidate, the losses), and forget the steps.
+
+    Returns the mean loss of the chosen candidates. Reads from the device once.
+    """
+    chosen = torch.stack([place for _, place, _ in unread])
+    losses = torch.stack([losses for *_, losses in unread]).gather(1, chosen[:, None])[:, 0]
+    places, chosen_losses = torch.stack([chosen.double(), losses]).tolist()
+    for (layer, *_), place in zip(unread, places, strict=True):
+        for name in ("all",) if layer is None else ("all", layer):
+            choices[name][CANDIDATES[int(place)]] += 1
+    unread.clear()
+    return sum(chosen_losses) / len(chosen_losses)
 
 
 @torch.no_grad()

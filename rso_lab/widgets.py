@@ -19,7 +19,7 @@ from rso_lab import plots
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History
-from rso_lab.rso import RSO, Losses, PlainEvaluator, choose, draw_batch, initial_sigmas
+from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, initial_sigmas
 
 
 class Microscope(ipw.VBox):
@@ -76,15 +76,15 @@ class Microscope(ipw.VBox):
         before = self.weight.clone()
         try:
             self.weight.fill_(value)
-            return self.evaluator.loss()
+            return self.evaluator.loss().item()
         finally:
             self.weight.copy_(before)
 
     def candidates(self) -> dict[str, tuple[float, float]]:
         """Weight and loss of each of the three candidates."""
         weight, delta = self.weight.item(), self.delta.value
-        values = {"minus": weight - delta, "keep": weight, "plus": weight + delta}
-        return {name: (value, self.loss_at(value)) for name, value in values.items()}
+        values = (weight, weight + delta, weight - delta)
+        return {name: (value, self.loss_at(value)) for name, value in zip(CANDIDATES, values, strict=True)}
 
     def look(self) -> None:
         """Measure the loss along the weight, four sigma to either side of where it is and has been, and draw it."""
@@ -96,7 +96,7 @@ class Microscope(ipw.VBox):
     def accept(self) -> None:
         """Set the weight to the candidate with the lowest loss, and say what that brought."""
         points = self.candidates()
-        choice = choose(Losses(**{name: loss for name, (_, loss) in points.items()}))
+        choice = CANDIDATES[int(choose(torch.tensor([loss for _, loss in points.values()])))]
         weight, loss = points[choice]
         if choice == "keep":
             lowest = self.curve_losses.min()
