@@ -86,6 +86,7 @@ def _tile(rows: int, pixels: int) -> Callable:
             out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
             (
                 (kernel_rows, kernel_columns, channels, x_row, x_down, x_right),
+                (w_row, w_channel),
                 (out_row, out_pixel, start_row, start_pixel),
             ) = (cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed))
             places = [(r, p) for r in range(rows) for p in range(pixels)]
@@ -98,8 +99,9 @@ def _tile(rows: int, pixels: int) -> Callable:
                     cgutils.for_range(builder, kernel_columns) as j,
                     cgutils.for_range(builder, channels) as c,
                 ):
-                    line = v.index((v.index((i.index, kernel_columns), j.index), channels), c.index)
-                    weights = v.load(w, v.index(at_w, (line, out_pixel)))
+                    weights = v.load(
+                        w, v.index(at_w, (i.index, w_row), (v.index((j.index, channels), c.index), w_channel))
+                    )
                     first = v.index(at_x, (i.index, x_row), (j.index, channels), c.index)
                     for (r, p), total in zip(places, sums, strict=True):
                         value = builder.load(builder.gep(x, [v.index(first, (r, x_down), (p, x_right))]))
@@ -218,6 +220,7 @@ def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], start: np.n
     start_pixel = 0 if start.shape[0] < height or start.shape[1] < width else out_channels
     sizes = (
         (w.shape[0], w.shape[1], channels, x_row, down, right),
+        (w.shape[1] * channels * out_channels, out_channels),
         (width * out_channels, out_channels, width * start_pixel, start_pixel),
     )
     for channel in range(0, out_channels, VECTOR):
@@ -258,6 +261,49 @@ def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], start: np.n
                     _tile_1x1(out, at_out, start, at_start, x, at_x, w, channel, sizes)
                     column += 1
             row += rows
+
+
+@_compiled
+def _convolve_together(
+    x: np.ndarray, w: np.ndarray, stride: tuple[int, int], padding: tuple[int, int], start: np.ndarray, out: np.ndarray
+) -> None:
+    """As _convolve, for small images x (N, H, W, C), without their padding: one pixel of many images at a time.
+
+    out (N, H', W', C'); start: (N, H', W', C') or (1, 1, 1, C').
+    """
+    count, height, width, out_channels = out.shape
+    rows, columns, channels = x.shape[1:]
+    x_image, out_image = rows * columns * channels, height * width * out_channels
+    start_image = 0 if len(start) < count else start[0].size
+    start_pixel = 0 if start.shape[1] < height or start.shape[2] < width else out_channels
+    w_row = w.shape[1] * channels * out_channels
+    for row in range(height):
+        above = row * stride[0] - padding[0]
+        for column in range(width):
+            before = column * stride[1] - padding[1]
+            i, j = max(0, -above), max(0, -before)
+            taps = (max(0, min(w.shape[0], rows - above) - i), max(0, min(w.shape[1], columns - before) - j))
+            sizes = (
+                (*taps, channels, columns * channels, 0, x_image),
+                (w_row, out_channels),
+                (0, out_image, 0, start_image),
+            )
+            for channel in range(0, out_channels, VECTOR):
+                at_w = i * w_row + j * channels * out_channels + channel
+                n = 0
+                while n < count:
+                    at_out = n * out_image + (row * width + column) * out_channels + channel
+                    at_start = n * start_image + (row * width + column) * start_pixel + channel
+                    at_x = n * x_image + ((above + i) * columns + before + j) * channels
+                    if count - n >= 14:
+                        _tile_1x14(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
+                        n += 14
+                    elif count - n >= 4:
+                        _tile_1x4(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
+                        n += 4
+                    else:
+                        _tile_1x1(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
+                        n += 1
 
 
 @_compiled
@@ -311,7 +357,14 @@ def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray
 @_compiled
 def _at_once(x: np.ndarray) -> int:
     """How many images of x (N, ...) have their moments taken at once: as many as stay in the first-level cache."""
-    return max(1, 4096 // (x.size // len(x)))
+    some = max(1, 4096 // (x.size // len(x)))
+    return some - some % 14 if some > 14 else some  # as many as _convolve_together takes at once
+
+
+@_compiled
+def _is_small(x: np.ndarray) -> bool:
+    """Whether images (N, H, W, C) are convolved together: what their padding costs is more than what is close by."""
+    return x.shape[1] * x.shape[2] <= 16
 
 
 @_compiled
@@ -333,15 +386,21 @@ def convolve(
     """
     side = 1 if kind < 2 else 2
     top, left = padding
-    ready = np.zeros((x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3]), x.dtype)
+    some = _at_once(out)
+    together = _is_small(out)
+    if together:
+        top, left = 0, 0
+    ready = np.zeros((some, x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3]), x.dtype)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     room = np.zeros((2, out.shape[3]), x.dtype)
-    some = _at_once(out)
     for first in range(0, len(x), some):
         last = min(first + some, len(x))
         for n in range(first, last):
-            _prepare(x[n], scale, offset, kind, top, left, ready)
-            _convolve(ready, w, stride, bias.reshape(1, 1, -1), out[n])
+            _prepare(x[n], scale, offset, kind, top, left, ready[n - first])
+            if not together:
+                _convolve(ready[n - first], w, stride, bias.reshape(1, 1, -1), out[n])
+        if together:
+            _convolve_together(ready[: last - first], w, stride, padding, bias.reshape(1, 1, 1, -1), out[first:last])
         _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
@@ -367,9 +426,12 @@ def enter(
     """
     top, left = padding
     height, width = after.shape[2:]
-    change = np.zeros((height + 2 * top, width + 2 * left, 1), x.dtype)
-    mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     some = _at_once(out)
+    together = _is_small(out)
+    if together:
+        top, left = 0, 0
+    change = np.zeros((some, height + 2 * top, width + 2 * left, 1), x.dtype)
+    mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     tall = 1 if kind >= 2 and x.shape[2] % 2 == 1 else some  # images below each other, unless pooling would mix them
     room, plane = np.zeros((2, out.shape[3]), x.dtype), np.zeros((tall * x.shape[2], x.shape[3]), x.dtype)
     for first in range(0, len(x), some):
@@ -379,10 +441,14 @@ def enter(
             theirs = after[top_one : min(top_one + tall, last)].reshape(-1, width)
             _prepare_plane(ours, x.dtype.type(scale), x.dtype.type(offset), kind, plane[: len(ours)], theirs)
         for n in range(first, last):
+            moved = change[n - first]
             for row in range(height):
                 for column in range(width):
-                    change[top + row, left + column, 0] = after[n, 0, row, column] - before[n, 0, row, column]
-            _convolve(change, w, stride, kept[n], out[n])
+                    moved[top + row, left + column, 0] = after[n, 0, row, column] - before[n, 0, row, column]
+            if not together:
+                _convolve(moved, w, stride, kept[n], out[n])
+        if together:
+            _convolve_together(change[: last - first], w, stride, padding, kept[first:last], out[first:last])
         _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
