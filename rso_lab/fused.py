@@ -1,5 +1,6 @@
 """What of a path the compiled kernels take over, and how they are called. Without numba, nothing: torch does it all."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -109,9 +110,7 @@ class Kernels:
         """Prologue and convolution of x (B, C, H, W), into out. Returns the moments of out."""
         module: Any = part.module
         if (part.node, None) not in self.weights:
-            bias = torch.zeros_like(module.weight[:, 0, 0, 0]) if module.bias is None else module.bias
-            weight = module.weight.detach().permute(2, 3, 1, 0).contiguous().numpy()
-            self.weights[part.node, None] = weight, bias.detach().numpy()
+            self.weights[part.node, None] = _weight_and_bias(module)
         weight, bias = self.weights[part.node, None]
         x_last = _last(x)
         moments = kernels.convolve(
@@ -132,9 +131,6 @@ class Kernels:
     ) -> Moments:
         """The prologue of one channel x (B, 1, H, W), into `after`, and what its change does to the convolution."""
         module: Any = part.module
-        if (part.node, channel) not in self.weights:
-            weight = module.weight.detach()[:, channel : channel + 1].permute(2, 3, 1, 0).contiguous().numpy()
-            self.weights[part.node, channel] = weight
         scale, offset = (1.0, 0.0) if affine is None else (float(a[0]) for a in affine)
         moments = kernels.enter(
             x.numpy(),
@@ -143,13 +139,20 @@ class Kernels:
             _code(part),
             before.numpy(),
             after.numpy(),
-            self.weights[part.node, channel],
+            self.entering_weight(part, channel),
             module.stride,
             module.padding,
             _last(kept),
             _last(out),
         )
         return _moments(moments, out)
+
+    def entering_weight(self, part: Part, channel: int) -> Array:
+        """A convolution's weights for one of its input channels (kernel rows, columns, 1, C')."""
+        if (part.node, channel) not in self.weights:
+            weight = part.module.weight.detach()[:, channel : channel + 1]
+            self.weights[part.node, channel] = weight.permute(2, 3, 1, 0).contiguous().numpy()
+        return self.weights[part.node, channel]
 
     def pool(self, part: Part, x: Tensor, affine: tuple[Array, Array] | None) -> Tensor:
         """Batch norm, ReLU and the mean over all pixels of x (B, C, H, W): (B, C, 1, 1)."""
@@ -158,9 +161,123 @@ class Kernels:
         kernels.pool(x_last, *self._affine(affine, x_last), _code(part), out.numpy())
         return out[:, :, None, None]
 
+    def affine(self, mean: Array, variance: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array]:
+        """Scale and offset (C,) of a batch norm, as the chain computes them."""
+        return kernels.scale_and_offset(mean, variance, gamma, beta, eps)
+
     def _affine(self, affine: tuple[Array, Array] | None, x: Array) -> tuple[Array, Array]:
         scale, offset = affine or (np.ones(x.shape[3]), np.zeros(x.shape[3]))
         return scale.astype(x.dtype), offset.astype(x.dtype)
+
+
+def chain_length(moving: list[Part]) -> int:
+    """How many of the first parts behind a change a Chain takes; 0 where it cannot."""
+    kinds = [part.kind for part in moving]
+    if "pool" not in kinds or not isinstance(moving[0].module, nn.Conv2d):
+        return 0
+    count = kinds.index("pool") + 1
+    fits = kinds[1:2] == ["enter"] and set(kinds[2 : count - 1]) <= {"convolve"}
+    in_a_row = all(_first(b).source is a.node for a, b in itertools.pairwise(moving[:count]))
+    unseen = all(len(part.node.users) == 1 for part in moving[2 : count - 1])
+    return count if fits and in_a_row and unseen else 0
+
+
+class Chain:
+    """The way of a change from a searched convolution to the mean over all pixels, in one call.
+
+    Two candidates side by side, part by part, wait for the interpreter longer than a small mini-batch computes.
+    """
+
+    def __init__(self, parts: list[Part], examples: Values):
+        self.origin, self.enter, *links = parts
+        self.pool = links[-1]
+        self.norm = _norm(self.enter)
+        weights = [_weight_and_bias(part.module) for part in links[:-1]]
+        self.numbers = np.concatenate([n.reshape(-1) for pair in weights for n in pair] or [np.zeros(0, np.float32)])
+        norms = [_norm(part) for part in links]
+        self.norms = np.concatenate(norms)
+        self.links = np.zeros(len(links), kernels.LINK)
+        self.largest = 0
+        at, at_norm = 0, 0
+        for link, part, norm in zip(self.links, links, norms, strict=True):
+            link["kind"], link["norm"], link["norm_end"] = _code(part), at_norm, at_norm + len(norm)
+            at_norm += len(norm)
+            if part.kind == "convolve":
+                module: Any = part.module
+                channels, height, width = shape = examples[part.node].shape[1:]
+                at_bias = at + module.weight.numel()
+                places = at, at_bias, *module.kernel_size, height, width, channels, *module.stride, *module.padding
+                for name, number in zip(kernels.FIELDS[3:], places, strict=True):
+                    link[name] = number
+                at = at_bias + channels
+                self.largest = max(self.largest, shape.numel())
+
+    def run(
+        self,
+        z: Tensor,
+        x: Tensor,
+        change: Change,
+        out: Tensor,
+        before: Tensor,
+        after: Tensor,
+        w: Array,
+        kept: Tensor,
+        entered: Tensor,
+    ) -> Tensor:
+        """What the pool puts out (B, C, 1, 1). The rest: as `step` and `Kernels.enter`; w: the entering weight."""
+        channel, _, *place = change.index
+        layer, into = self.origin.module, self.enter.module
+        first = first_input(layer, 0, place[0]), first_input(layer, 1, place[1])
+        norm = self.norm[[channel, len(self.norm) // 2 + channel, -1]] if len(self.norm) else self.norm
+        pooled = z.new_empty((len(z), entered.shape[1] if len(self.links) == 1 else self.links[-2]["channels"]))
+        kernels.chain(
+            z.numpy(),
+            x.numpy(),
+            change.step,
+            layer.stride,
+            first,
+            out.numpy(),
+            norm,
+            _code(self.enter),
+            before.numpy(),
+            after.numpy(),
+            w,
+            into.stride,
+            into.padding,
+            _last(kept),
+            _last(entered),
+            self.links,
+            self.numbers.astype(pooled.numpy().dtype, copy=False),
+            self.norms,
+            np.empty((2, len(z) * self.largest), pooled.numpy().dtype),
+            pooled.numpy(),
+        )
+        return pooled[:, :, None, None]
+
+
+def _first(part: Part) -> Part:
+    return (*part.prologue, part)[0]
+
+
+def _norm(part: Part) -> Array:
+    """Gamma, beta and eps of the batch norm that a part begins with, float64; nothing where it begins without."""
+    if not _is_batch_norm(_first(part)):
+        return np.zeros(0)
+    return np.concatenate([*gamma_and_beta(_first(part).module), [_first(part).module.eps]])
+
+
+def gamma_and_beta(norm: Any) -> tuple[Array, Array]:
+    """Of a batch norm (C,), float64."""
+    if not norm.affine:
+        return np.ones(norm.num_features), np.zeros(norm.num_features)
+    gamma, beta = (parameter.detach().double().numpy() for parameter in (norm.weight, norm.bias))
+    return gamma, beta
+
+
+def _weight_and_bias(layer: Any) -> tuple[Array, Array]:
+    """Of a convolution: (kernel rows, columns, C, C') and (C',)."""
+    bias = torch.zeros_like(layer.weight[:, 0, 0, 0]) if layer.bias is None else layer.bias
+    return layer.weight.detach().permute(2, 3, 1, 0).contiguous().numpy(), bias.detach().numpy()
 
 
 def takes_step(origin: Part, change: Change) -> bool:

@@ -76,6 +76,13 @@ def merge(moments: Sequence[Moments]) -> tuple[Array, Array]:
     return mean, (squares.sum(0) + counts @ np.square(means - mean)) / total
 
 
+def scale_and_offset(mean: Array, variance: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array]:
+    """What a batch norm multiplies by and then adds (C,), float64."""
+    # A variance that is not finite: of numbers too large to be squared, and of no loss that could win.
+    scale = np.where(np.isfinite(variance), gamma / np.sqrt(variance + eps), np.nan)
+    return scale, beta - mean * scale
+
+
 class Network(fx.Interpreter):
     """A model that can be run from any node on, its batch norms on their own or on the mini-batch's statistics.
 

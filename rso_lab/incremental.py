@@ -24,8 +24,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from rso_lab.data import Data
-from rso_lab.fused import Kernels, fits, fuse, step, takes_step
-from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge, pieces
+from rso_lab.fused import Chain, Kernels, chain_length, fits, fuse, gamma_and_beta, step, takes_step
+from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge, pieces, scale_and_offset
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
 from rso_lab.rso import CANDIDATES, CachedEvaluator, Choice, LossFunction, Proposal
 from rso_lab.visits import Index
@@ -193,6 +193,9 @@ class Passing:
         if self.kernels:
             everything, moving = fuse(everything, path, examples, False), fuse(moving, path, examples, True)
         self.everything, self.moving = _stages(everything), _stages(moving)
+        count = chain_length(moving) if self.kernels else 0
+        self.chain = Chain(moving[:count], examples) if count else None
+        self.behind_chain = _stages(moving[count:])
         self.parts_of_stage = {parts[0].stage: parts for parts in self.moving}
 
     @torch.no_grad()
@@ -202,16 +205,13 @@ class Passing:
         self.kept.update(given)
         self.given = given
         self.in_pieces = self.path.in_pieces and all(len(value) == self.size for value in given.values())
-        self.gamma_beta = {
-            part.node: tuple(parameter.double().numpy() for parameter in (part.module.weight, part.module.bias))
-            for part in self.path.parts
-            if part.kind == "norm" and part.module.affine
-        }
+        self.gamma_beta = {part.node: gamma_and_beta(part.module) for part in self.path.parts if part.kind == "norm"}
         self.pieces = {
             (parts[0].stage, changed): self.cut(parts, changed)
             for parts in self.everything
             for changed in (False, True)
         }
+        self.unbroken = all(len(self.pieces[parts[0].stage, True]) == 1 for parts in self.moving)
         self.planes: dict[int, Values] = {}  # what is kept of a channel by itself
         self.taken: dict[int, Tensor] = {}
         if self.kernels:
@@ -267,7 +267,11 @@ class Passing:
     def run_changed(self, candidate: Choice, change: Change) -> Tensor:
         """The outputs after a change."""
         run = Run(self, self.path.spans[change.index[0]], self.changed[candidate], change)
-        run.go(self.moving, self.workers.count // 2)
+        if self.chain and self.unbroken and takes_step(self.path.origin, change):
+            run.take_chain(self.chain)
+            run.go(self.behind_chain, 1)
+        else:
+            run.go(self.moving, self.workers.count // 2)
         return run.values[self.path.output]
 
     def keep(self, candidate: Choice, change: Change) -> None:
@@ -301,19 +305,9 @@ class Passing:
     @np.errstate(over="ignore", invalid="ignore")
     def affine(self, part: Part, span: Span, mean: Array, variance: Array) -> tuple[Array, Array]:
         """Scale and offset (C,) that make a batch norm, float64."""
-        norm: Any = part.module
-        scale = (variance + norm.eps) ** -0.5
-        if not np.isfinite(variance).all():  # of numbers too large to be squared: no loss that could win
-            scale[:] = math.nan
-        if norm.affine:
-            gamma, beta = self.gamma_beta[part.node]
-            if span is not None:
-                gamma, beta = gamma[span], beta[span]
-            scale = scale * gamma
-            offset = beta - mean * scale
-        else:
-            offset = -mean * scale
-        return scale, offset
+        gamma, beta = (numbers if span is None else numbers[span] for numbers in self.gamma_beta[part.node])
+        make = self.kernels.affine if self.kernels else scale_and_offset
+        return make(mean, variance, gamma, beta, part.module.eps)
 
     def width(self, node: fx.Node, changed: bool) -> int:
         """How many numbers a node puts out for a row, all of them or those behind a change."""
@@ -382,6 +376,24 @@ class Run:
             found = self.passing.workers.run([partial(self.run_piece, parts, piece) for piece in pieces], team)
             for node in found[0]:
                 self.moments[node] = merge([moments[node] for moments in found])
+
+    def take_chain(self, chain: Chain) -> None:
+        """Run the first parts behind the change in one call."""
+        assert self.change is not None
+        self.make_room([chain.origin, chain.enter])
+        node, source = chain.enter.node, chain.enter.source
+        channel = self.change.index[0]
+        self.values[chain.pool.node] = chain.run(
+            self.before(chain.origin.node, slice(0, self.passing.size)),
+            self.passing.take(self.change.index),
+            self.change,
+            self.values[chain.origin.node],
+            self.before(source, slice(0, self.passing.size)),
+            self.values[source],
+            self.passing.kernels.entering_weight(chain.enter, channel),
+            self.passing.kept[node],
+            self.values[node],
+        )
 
     def make_room(self, parts: list[Part]) -> None:
         """Have a place for all rows of what outlives the stage."""

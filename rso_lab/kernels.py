@@ -16,10 +16,31 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rso_lab import graph
+
 # Channels that are computed at once: what one register holds.
 VECTOR = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
 _compiled = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 _INDEX = ir.IntType(64)
+FIELDS = [
+    "kind",
+    "norm",
+    "norm_end",
+    "weight",
+    "bias",
+    "rows",
+    "columns",
+    "height",
+    "width",
+    "channels",
+    "down",
+    "right",
+    "top",
+    "left",
+]
+# A convolution of a chain: its prologue; where in the chain's numbers the norm before it, its weights and its bias lie;
+# rows and columns of its kernel; the shape that it puts out; stride and padding.
+LINK = np.dtype([(name, np.int64) for name in FIELDS])
 
 
 class _Vectors:
@@ -486,6 +507,70 @@ def pool(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, out: n
             _add_up(ready, c, pixels, x.shape[3], scale, out[n], c)
         for c in range(x.shape[3]):
             out[n, c] /= pixels
+
+
+scale_and_offset = _compiled(graph.scale_and_offset)  # other last bits than numpy's: b - m * s as one instruction
+
+
+@_compiled
+def _normalised(mean: np.ndarray, squares: np.ndarray, count: int, norm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset (C,) of a batch norm, from the moments of what it takes; norm: gamma, beta, eps, or nothing."""
+    channels = len(mean)
+    if len(norm) == 0:
+        return np.ones(channels), np.zeros(channels)
+    return scale_and_offset(mean, squares / count, norm[:channels], norm[channels:-1], norm[-1])
+
+
+@_compiled
+def chain(
+    z: np.ndarray,
+    x: np.ndarray,
+    delta: float,
+    stride: tuple[int, int],
+    first: tuple[int, int],
+    out: np.ndarray,
+    norm: np.ndarray,
+    kind: int,
+    before: np.ndarray,
+    after: np.ndarray,
+    w: np.ndarray,
+    enter_stride: tuple[int, int],
+    enter_padding: tuple[int, int],
+    kept: np.ndarray,
+    entered: np.ndarray,
+    links: np.ndarray,
+    numbers: np.ndarray,
+    norms: np.ndarray,
+    rooms: np.ndarray,
+    pooled: np.ndarray,
+) -> None:
+    """The way of a change in one call: `step`, `enter`, `convolve` for each of the links, and `pool`.
+
+    norm: gamma, beta and eps of the batch norm before `enter`, or nothing. links (L,), LINK: the convolutions, and then
+    the pool. numbers: their weights and biases; norms: gamma, beta and eps of the batch norms before them. rooms
+    (2, ...): where the convolutions put out, in turn. The rest: as in those four.
+    """
+    mean, squares = step(z, x, delta, stride, first, out)
+    scale, offset = _normalised(mean, squares, out.size, norm)
+    mean, squares = enter(out, scale[0], offset[0], kind, before, after, w, enter_stride, enter_padding, kept, entered)
+    current = entered
+    count = len(x)
+    for number in range(len(links)):
+        link = links[number]
+        inputs = current.shape[3]
+        norm_before = norms[link.norm : link.norm_end]
+        scale64, offset64 = _normalised(mean, squares, current.size // inputs, norm_before)
+        scale_now, offset_now = scale64.astype(x.dtype), offset64.astype(x.dtype)
+        if number == len(links) - 1:
+            pool(current, scale_now, offset_now, link.kind, pooled)
+        else:
+            weight = numbers[link.weight : link.bias].reshape(link.rows, link.columns, inputs, link.channels)
+            bias = numbers[link.bias : link.bias + link.channels]
+            target = rooms[number % 2, : count * link.height * link.width * link.channels]
+            images = target.reshape(count, link.height, link.width, link.channels)
+            by, padding = (link.down, link.right), (link.top, link.left)
+            mean, squares = convolve(current, scale_now, offset_now, link.kind, weight, bias, by, padding, images)
+            current = images
 
 
 @_compiled

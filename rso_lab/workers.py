@@ -18,14 +18,12 @@ class Workers:
 
     def __init__(self, count: int):
         self.count = count
-        self.local = threading.local()
         if count > 1:
             barrier = threading.Barrier(count)
 
             def begin() -> None:
                 torch.set_num_threads(1)  # of this thread, and of those that begin after it
                 torch.get_num_threads()  # has torch read it now: it would take what is set at the first operation
-                self.local.works = True
                 barrier.wait()
 
             threads = torch.get_num_threads()
@@ -39,7 +37,7 @@ class Workers:
         if team <= 1:
             return [task() for task in tasks]
         shares = [tasks[len(tasks) * i // team : len(tasks) * (i + 1) // team] for i in range(team)]
-        here = shares.pop(0) if hasattr(self.local, "works") else []  # a worker takes a share itself
+        here = shares.pop(0) if torch.get_num_threads() == 1 else []  # a thread like a worker takes a share itself
         others = [self.pool.submit(_run_all, share) for share in shares]
         results = [task() for task in here]
         for other in others:
