@@ -93,7 +93,7 @@ def time_layer(
     for visit in visits:
         begun = time.perf_counter()
         proposal = propose(visit, parameters, sigmas, 1.0, settings.distribution, generator)
-        losses = evaluator.losses(proposal, settings.opposite)
+        (losses,) = evaluator.losses([proposal], settings.opposite)
         choice = choose(losses)
         apply(proposal, choice)
         evaluator.commit(proposal, choice)

@@ -45,7 +45,7 @@ from rso_lab.data import NAMES
 from rso_lab.graph import Network
 from rso_lab.history import machine, replacing, versions
 from rso_lab.plots import BLUE, GREEN, GREY, ORANGE
-from rso_lab.rso import initial_sigmas, search_cycle
+from rso_lab.rso import initial_sigmas, one_by_one, search_cycle
 from rso_lab.train import EVALUATORS
 
 MARKS = (10, 30, 60, 120, 200, 300, 450, 600)  # CPU seconds at which the accuracy is measured
@@ -83,7 +83,7 @@ def train_rso(model: nn.Module, data: rso.Data, seed: int, batch_sizes: Sequence
     visited = itertools.count(1)
     for cycle, batch_size in enumerate(batch_sizes, 1):
         settings = replace(settings, batch_size=min(batch_size, len(data.x_train)))
-        for _ in search_cycle(cycle, sigmas, network, data, settings, evaluator, generator):
+        for _ in search_cycle(cycle, sigmas, network, data, settings, evaluator, generator, one_by_one):
             yield next(visited)
 
 

@@ -111,7 +111,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         assert default is not MISSING
         kind: dict[str, Any] = {"type": setting.type}
         if get_origin(setting.type) is Literal:
-            kind = {"choices": get_args(setting.type)}
+            kind = {"choices": [value for value in get_args(setting.type) if value is not None]}
         elif setting.type is bool:
             kind = {"action": argparse.BooleanOptionalAction}
         where = group if setting.name in ("cycles", "batch_size") else search

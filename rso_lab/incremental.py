@@ -91,24 +91,30 @@ class IncrementalEvaluator(CachedEvaluator):
         self.workers.run([partial(torch.index_select, values, 0, rows[share], out=out[share]) for share in shares])
 
     @single_threaded
-    def losses(self, proposal: Proposal, opposite: bool) -> Tensor:
+    def losses(self, proposals: list[Proposal], opposite: bool) -> Tensor:
         """The current loss is known; a candidate's takes what its change can change."""
-        if self.passing is None:
-            return super().losses(proposal, opposite)
-        self.passing.settle(next(iter(proposal.weights)).rpartition(".")[2], proposal.index)
+        if self.passing is None or self.path is None:
+            return super().losses(proposals, opposite)
+        if len(proposals) > 1 and not isinstance(self.path.origin.module, nn.Conv2d):  # settled for one weight only
+            return torch.cat([self.losses([proposal], opposite) for proposal in proposals])
+        for proposal in proposals:
+            self.passing.settle(next(iter(proposal.weights)).rpartition(".")[2], proposal.index)
         tried = CANDIDATES[1:] if opposite else CANDIDATES[1:2]
-        tasks = [partial(self.changed_loss, proposal, candidate) for candidate in tried]
-        found = self.workers.run(tasks, len(tasks) if self.passing.numbers > THREADED else 1)
-        return torch.tensor([self.current, *found, math.nan][:3], dtype=torch.float64)
+        tasks = [partial(self.changed_losses, proposals, candidate) for candidate in tried]
+        found = self.workers.run(tasks, len(tasks) if len(proposals) * self.passing.numbers > THREADED else 1)
+        keep, untried = [self.current] * len(proposals), [math.nan] * len(proposals)
+        return torch.tensor([keep, *found, untried][:3], dtype=torch.float64).T
 
-    def changed_loss(self, proposal: Proposal, candidate: Choice) -> float:
-        """The mini-batch's loss with the weight at this candidate's value."""
-        change = _change(proposal, candidate)
-        if change.step == 0:
-            return self.current
+    def changed_losses(self, proposals: list[Proposal], candidate: Choice) -> list[float]:
+        """The mini-batch's losses with each weight at this candidate's value, the others as they are."""
         assert self.passing is not None
-        self.found[candidate] = self.mean_loss(self.passing.run_changed(candidate, change))
-        return self.found[candidate]
+        losses = []
+        for proposal in proposals:
+            change = _change(proposal, candidate)
+            changes = change.step != 0
+            losses.append(self.mean_loss(self.passing.run_changed(candidate, change)) if changes else self.current)
+        self.found[candidate] = losses[-1]
+        return losses
 
     @single_threaded
     def commit(self, proposal: Proposal, choice: Tensor) -> None:

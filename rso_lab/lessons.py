@@ -1,6 +1,7 @@
 """What the lessons call: their first cell, checks of a learner's answers that name the likely mistake, the ledger."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +92,8 @@ def train_with(answer: Choose, data: Data) -> None:
         keep, plus, minus = losses.tolist()
         return torch.tensor(rso.CANDIDATES.index(answer(minus, keep, plus)))
 
-    for _ in rso.search_cycle(1, sigmas, network, data, settings, evaluator, generator, decide):
+    search_layer = partial(rso.one_by_one, decide=decide)
+    for _ in rso.search_cycle(1, sigmas, network, data, settings, evaluator, generator, search_layer):
         pass
     right = (network.outputs(data.x_test).argmax(dim=1) == data.y_test).double().mean().item()
     print(f"After one cycle in which your choose decided every time: {right:.1%} of the test images right.")

@@ -4,8 +4,8 @@
  2-5   w_j <- N(0, sqrt(2 / |w_i|))           models.he_init_
  6     sigma_d <- deviation of W_d            initial_sigmas
  8     for c = 1 to C                         search
- 9-11  for each layer from the last on,       search_cycle (the orders are in visits)
-       for each of its weights w_j
+ 9-10  for each layer from the last on        search_cycle (the orders are in visits)
+11     for each of its weights w_j            one_by_one
 12     x, l ~ X, L;  dw_j ~ N(0, sigma_d)     draw_batch, propose
 13-14  W <- argmin of F(x, l, .) over         evaluator.losses, choose, apply
        W + dW_j, W, W - dW_j
@@ -57,6 +57,9 @@ class RSO:
     layer_order: Literal["output_first", "input_first"] = _setting(
         "which end is searched first (§3)", default="output_first"
     )
+    parallel: Literal[None, "neuron", "layer"] = _setting(
+        "search the neurons, or all weights, of a convolution against its state before, then merge (§4.6)", default=None
+    )
     distribution: Literal["gaussian", "uniform", "template"] = _setting(
         "of the changes: N(0, sigma), U(-2 sigma, 2 sigma), or one of -sigma, 0, sigma (§3)", default="gaussian"
     )
@@ -87,6 +90,8 @@ class RSO:
                 fits = _is_number(value) and least <= value <= sys.float_info.max
             if not fits:
                 raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
+        if self.parallel is not None and self.level != "weight":
+            raise ValueError(f"parallel is {self.parallel!r}: expected None at the level {self.level!r}")
 
 
 def _is_whole(value: Any) -> bool:
@@ -158,11 +163,14 @@ class Evaluator(Protocol):
     def begin_batch(self, rows: Tensor) -> None:
         """These rows (B,) of the training set are the mini-batch from here on."""
 
-    def losses(self, proposal: Proposal, opposite: bool) -> Tensor:
-        """The candidates' losses (3,), float64, NaN for one not tried; every weight is put back to what it was."""
+    def losses(self, proposals: list[Proposal], opposite: bool) -> Tensor:
+        """The candidates' losses (P, 3), float64, NaN for one not tried, each as if no other were proposed.
+
+        Every weight is put back to what it was.
+        """
 
     def commit(self, proposal: Proposal, choice: Tensor) -> None:
-        """The weights now have the values of this candidate."""
+        """The weights now have the values of this candidate, of the one proposal that was evaluated last."""
 
 
 def search(
@@ -172,10 +180,11 @@ def search(
     settings: RSO,
     evaluator: Evaluator,
     generator: torch.Generator,
+    search_layer: "SearchLayer",
 ) -> Iterator[Step]:
     """Algorithm 1 from line 8 on, one step a proposal. The network holds the chosen weights when a step is yielded."""
     for cycle in range(1, settings.cycles + 1):  # line 8
-        yield from search_cycle(cycle, sigmas, network, data, settings, evaluator, generator)
+        yield from search_cycle(cycle, sigmas, network, data, settings, evaluator, generator, search_layer)
 
 
 @torch.no_grad()
@@ -187,43 +196,113 @@ def search_cycle(
     settings: RSO,
     evaluator: Evaluator,
     generator: torch.Generator,
-    decide: Callable[[Tensor], Tensor] | None = None,
+    search_layer: "SearchLayer",
 ) -> Iterator[Step]:
-    """Lines 9-17: each weight once. However it ends, the batch norms then hold the training set's statistics.
+    """Lines 9-17: each weight once. However it ends, the batch norms then hold the training set's statistics."""
+    layers = searched_layers(network, settings)
+    try:
+        for layer, visits in sweeps(layers, settings.level, settings.order, settings.layer_order):  # lines 9, 10, 16
+            start = 1 if layer is None else layer.position
+            network.refresh_statistics(data.x_train, before=start)
+            sweep = Sweep(cycle, layer, list(visits), sigmas, network.module, len(data.x_train), settings, evaluator)
+            evaluator.begin_sweep(layer, sweep.rows)
+            network.stale |= {name for name, position in network.batch_norms.items() if position >= start}
+            yield from search_layer(sweep, generator)
+    finally:
+        network.refresh_statistics(data.x_train)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A visit, with all that is drawn for it."""
+
+    visit: Visit
+    rows: Tensor  # (batch_size,) of the training set, on the CPU
+    is_new: bool  # whether the mini-batch is another than that of the visit before
+    proposal: Proposal
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What it takes to search a layer."""
+
+    cycle: int
+    layer: Layer | None  # None above the weight level: all of them
+    visits: list[Visit]
+    sigmas: dict[str, float]
+    model: nn.Module
+    size: int  # of the training set
+    settings: RSO
+    evaluator: Evaluator
+
+    @property
+    def rows(self) -> int:
+        """How many the mini-batches have in all."""
+        changes = sum(changes_batch(*following, self.settings) for following in itertools.pairwise(self.visits))
+        return (1 + changes) * self.settings.batch_size
+
+    def turns(self, generator: torch.Generator) -> Iterator[Turn]:
+        """Line 12 for each visit, in order. A weight is visited once: its proposal holds until its turn comes."""
+        settings = self.settings
+        scale = settings.sigma_scale * annealing(self.cycle, settings) * (1 if settings.level == "weight" else 0.1)
+        parameters = dict(self.model.named_parameters())
+        held = None
+        for visit in self.visits:
+            is_new = held is None or changes_batch(held, visit, settings)
+            held = visit
+            if is_new:
+                rows = draw_batch(self.size, settings.batch_size, generator)
+            proposal = propose(visit, parameters, self.sigmas, scale, settings.distribution, generator)
+            yield Turn(visit, rows, is_new, proposal)
+
+    def losses(self, proposals: list[Proposal]) -> Tensor:
+        """The candidates' losses (P, 3), weight decay included (line 13)."""
+        losses = self.evaluator.losses(proposals, self.settings.opposite)
+        if not self.settings.weight_decay:
+            return losses
+        norms = [torch.as_tensor(square_norms(proposal, self.model)).expand(3) for proposal in proposals]
+        return losses + self.settings.weight_decay / 2 * torch.stack(norms)
+
+    def step(self, turn: Turn, losses: Tensor, choice: Tensor) -> Step:
+        """What happened at a turn."""
+        visit, delta, sigma = turn.visit, turn.proposal.delta, turn.proposal.sigma
+        if self.settings.level != "weight":
+            return Step(self.cycle, visit.layer, None, (), delta, sigma, turn.rows, losses, choice)
+        (name,) = visit.names
+        return Step(
+            self.cycle, visit.layer, name, visit.index, delta[name].item(), sigma[name], turn.rows, losses, choice
+        )
+
+    def refuse_not_finite(self, losses: Tensor, layer: str | None) -> None:
+        """Read losses of the network in force (n,). Raises FloatingPointError for one that is not finite."""
+        for loss in losses.tolist():
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} in cycle {self.cycle}, layer {layer!r}")
+
+
+SearchLayer = Callable[[Sweep, torch.Generator], Iterator[Step]]
+
+
+def one_by_one(
+    sweep: Sweep, generator: torch.Generator, decide: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[Step]:
+    """Lines 11-14: each weight in the network as the weights before it have left it.
 
     `decide` takes the place of `choose`.
     """
-    scale = settings.sigma_scale * annealing(cycle, settings) * (1 if settings.level == "weight" else 0.1)
-    parameters = dict(network.module.named_parameters())
-    layers = searched_layers(network, settings)
-    try:
-        for layer, sweep in sweeps(layers, settings.level, settings.order, settings.layer_order):  # lines 9, 10, 16
-            start = 1 if layer is None else layer.position
-            network.refresh_statistics(data.x_train, before=start)
-            visits = list(sweep)
-            batches = 1 + sum(changes_batch(*following, settings) for following in itertools.pairwise(visits))
-            evaluator.begin_sweep(layer, batches * settings.batch_size)
-            network.stale |= {name for name, position in network.batch_norms.items() if position >= start}
-            held = None
-            unread: list[Tensor] = []  # losses of the network in force
-            for visit in visits:  # line 11
-                if held is None or changes_batch(held, visit, settings):
-                    rows = draw_batch(len(data.x_train), settings.batch_size, generator)  # line 12
-                    evaluator.begin_batch(rows)
-                held = visit
-                proposal = propose(visit, parameters, sigmas, scale, settings.distribution, generator)
-                losses = evaluator.losses(proposal, settings.opposite)  # line 13
-                if settings.weight_decay:
-                    losses = losses + settings.weight_decay / 2 * square_norms(proposal, network.module)
-                unread.append(losses[0])
-                if losses.is_cpu or visit is visits[-1]:  # a GPU need not wait for Python at each weight
-                    refuse_not_finite(unread, cycle, visit.layer)
-                choice = (decide or choose)(losses)
-                apply(proposal, choice)
-                evaluator.commit(proposal, choice)
-                yield _step(cycle, visit, proposal, rows, losses, choice, settings.level)
-    finally:
-        network.refresh_statistics(data.x_train)
+    unread: list[Tensor] = []  # losses of the network in force
+    for turn in sweep.turns(generator):
+        if turn.is_new:
+            sweep.evaluator.begin_batch(turn.rows)
+        (losses,) = sweep.losses([turn.proposal])
+        unread.append(losses[0])
+        if losses.is_cpu or turn.visit is sweep.visits[-1]:  # a GPU need not wait for Python at each weight
+            sweep.refuse_not_finite(torch.stack(unread), turn.visit.layer)
+            unread.clear()
+        choice = (decide or choose)(losses)
+        apply(turn.proposal, choice)
+        sweep.evaluator.commit(turn.proposal, choice)
+        yield sweep.step(turn, losses, choice)
 
 
 def searched_layers(network: Network, settings: RSO) -> list[Layer]:
@@ -352,24 +431,6 @@ def apply(proposal: Proposal, choice: Tensor) -> None:
         weight.copy_(proposal.candidates[name].index_select(0, choice).view_as(weight))
 
 
-def refuse_not_finite(unread: list[Tensor], cycle: int, layer: str | None) -> None:
-    """Read losses, and empty the list. Raises FloatingPointError for one that is not finite."""
-    for loss in torch.stack(unread).tolist():
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} in cycle {cycle}, layer {layer!r}")
-    unread.clear()
-
-
-def _step(
-    cycle: int, visit: Visit, proposal: Proposal, rows: Tensor, losses: Tensor, choice: Tensor, level: str
-) -> Step:
-    delta, sigma = proposal.delta, proposal.sigma
-    if level != "weight":
-        return Step(cycle, visit.layer, None, (), delta, sigma, rows, losses, choice)
-    (name,) = visit.names
-    return Step(cycle, visit.layer, name, visit.index, delta[name].item(), sigma[name], rows, losses, choice)
-
-
 class PlainEvaluator:
     """Three forward passes through the whole network for each proposal: the reference."""
 
@@ -393,9 +454,9 @@ class PlainEvaluator:
         """What enters at node `start`, for these rows."""
         return {self.network.input: self.data.x_train[rows]}
 
-    def losses(self, proposal: Proposal, opposite: bool) -> Tensor:
+    def losses(self, proposals: list[Proposal], opposite: bool) -> Tensor:
         """Run the network with each candidate's weights."""
-        return candidate_losses(proposal, self.loss, opposite)
+        return torch.stack([candidate_losses(proposal, self.loss, opposite) for proposal in proposals])
 
     def commit(self, proposal: Proposal, choice: Tensor) -> None:
         """Nothing: the network is read anew for each loss."""

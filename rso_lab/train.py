@@ -16,6 +16,7 @@ from rso_lab.data import Data, usable_device
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
 from rso_lab.incremental import IncrementalEvaluator
+from rso_lab.parallel import layer_search
 from rso_lab.rso import (
     CANDIDATES,
     RSO,
@@ -71,7 +72,8 @@ def fit(
 def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Step]:
     """Train, and yield every step when its choice is made. Options and errors as for `fit`."""
     job = _prepare(model, data, method, seed, **options)
-    return search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator)
+    way = layer_search(job.method.parallel)
+    return search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator, way)
 
 
 def run(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Record]:
@@ -165,7 +167,16 @@ def _events(job: _Job) -> Iterator[Step | Record]:
     for cycle in range(1, job.method.cycles + 1):
         choices: dict[str, Counter] = defaultdict(Counter)
         unread: list[tuple[str | None, Tensor, Tensor]] = []
-        cycle_steps = search_cycle(cycle, job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator)
+        cycle_steps = search_cycle(
+            cycle,
+            job.sigmas,
+            job.network,
+            job.data,
+            job.method,
+            job.evaluator,
+            job.generator,
+            layer_search(job.method.parallel),
+        )
         with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
             for step in cycle_steps:
                 unread.append((step.layer, step.chosen, step.candidate_losses))

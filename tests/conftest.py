@@ -25,3 +25,11 @@ def digits():
 def digits64(digits):
     """The same in float64."""
     return rso.Data.from_arrays(digits.x_train.double(), digits.y_train, digits.x_test.double(), digits.y_test)
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's threads; afterwards they are what they were."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

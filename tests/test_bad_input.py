@@ -25,6 +25,7 @@ BAD = {
     "level": WORDS,
     "order": [*WORDS, "output"],
     "layer_order": [*WORDS, "output"],
+    "parallel": [value for value in [*WORDS, "weight"] if value is not None],
     "distribution": [*WORDS, "normal"],
     "sigma_scale": NUMBERS,
     "sigma_end": NUMBERS,
@@ -40,6 +41,7 @@ GOOD = {
     "level": ["weight", "layer", "network"],
     "order": ["neuron", "input"],
     "layer_order": ["output_first", "input_first"],
+    "parallel": [None, "neuron", "layer"],
     "distribution": ["gaussian", "uniform", "template"],
     "sigma_scale": [1, 0.5, 1e-9, 10.0],
     "sigma_end": [1, 0.1, 1e-9],
@@ -67,6 +69,13 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(name, value):
     for allowed in GOOD[name]:
         if isinstance(allowed, str):
             assert repr(allowed) in str(caught.value)
+
+
+@pytest.mark.parametrize("level", ["layer", "network"])
+@pytest.mark.parametrize("parallel", ["neuron", "layer"])
+def test_parallel_search_is_of_weights(level, parallel):
+    with pytest.raises(ValueError, match=rf"^parallel is '{parallel}': expected None at the level '{level}'$"):
+        rso.RSO(1, 10, level=level, parallel=parallel)
 
 
 @pytest.mark.parametrize(("name", "value"), pairs(GOOD))

@@ -112,7 +112,7 @@ def test_the_same_losses_in_float32_along_the_whole_network(digits, name):
             for visit in itertools.islice(visits, 4):
                 sigmas = dict.fromkeys(parameters, 0.3)
                 proposal = propose(visit, parameters, sigmas, 1.0, "gaussian", generator)
-                plain, *others = (evaluator.losses(proposal, True) for evaluator in evaluators)
+                plain, *others = (evaluator.losses([proposal], True)[0] for evaluator in evaluators)
                 choice = choose(plain)
                 least, second, _ = plain.sort().values
                 for losses in others:

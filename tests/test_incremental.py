@@ -365,7 +365,7 @@ def replay(model, data, kinds, *, choose=None, sigmas=(0.3,), proposals=6, hold=
                         evaluator.begin_batch(rows)
                 sigma = dict.fromkeys(parameters, sigmas[number % len(sigmas)])
                 proposal = propose(visit, parameters, sigma, 1.0, "gaussian", generator)
-                losses = [evaluator.losses(proposal, True) for evaluator in evaluators]
+                losses = [evaluator.losses([proposal], True)[0] for evaluator in evaluators]
                 drawn = (PLUS, MINUS, KEEP)[int(torch.randint(3, (), generator=generator))]
                 choice = choose(losses[0]) if choose else drawn
                 apply(proposal, choice)
@@ -746,14 +746,6 @@ def test_narrow_networks_every_way(name):
     assert_same_losses(build(NETWORKS[name], data), data, seed=0)
 
 
-@pytest.fixture
-def threads():
-    """Sets torch's threads; afterwards they are what they were."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def test_a_worker_has_one_thread_of_torch_for_good(threads):
     threads(2)
     made = Workers(2)
@@ -820,7 +812,7 @@ def held(model, data, layer_name, picks, choices, loss=F.cross_entropy):
     evaluator = begin()
     for pick, choice in zip(picks, choices, strict=True):
         change = proposal(visits[pick])
-        evaluator.losses(change, True)
+        evaluator.losses([change], True)[0]
         apply(change, choice)
         evaluator.commit(change, choice)
     return evaluator, begin, proposal, visits
@@ -840,7 +832,7 @@ def test_after_many_changes_what_is_kept_is_what_a_fresh_run_gives(name, dtype, 
         fresh = begin()
         for visit in (visits[1], visits[30], visits[9]):
             change = proposal(visit)
-            assert_close(evaluator.losses(change, True), fresh.losses(change, True), rel)
+            assert_close(evaluator.losses([change], True)[0], fresh.losses([change], True)[0], rel)
 
 
 def dead_relu(model):
@@ -903,12 +895,12 @@ def test_a_change_that_dies_out_has_exactly_the_current_loss(name, dtype):
     for evaluating in (evaluator, begin()):
         for visit in [visit for visit in visits if visit.index[0] == 3][dying] * 2:
             change = proposal(visit)
-            keep, plus, minus = evaluating.losses(change, True)
+            keep, plus, minus = evaluating.losses([change], True)[0]
             assert minus == keep == plus
             apply(change, PLUS)
             evaluating.commit(change, PLUS)
             other = proposal(visits[10])  # of a channel that lives
-            keep, plus, minus = evaluating.losses(other, True)
+            keep, plus, minus = evaluating.losses([other], True)[0]
             alive += plus != keep != minus
             apply(other, MINUS)
             evaluating.commit(other, MINUS)
@@ -924,11 +916,11 @@ def test_a_unit_that_a_change_kills_is_dead_from_then_on(dtype):
     evaluator, _, proposal, visits = held(build(make, data), data, "0", [3, 14], [PLUS, PLUS])
     killing = proposal(next(visit for visit in visits if visit.names == ("0.bias",) and visit.index == (1,)), sigma=1e3)
     choice = PLUS if killing.delta["0.bias"] < 0 else MINUS
-    evaluator.losses(killing, True)
+    evaluator.losses([killing], True)[0]
     apply(killing, choice)
     evaluator.commit(killing, choice)
     for visit in visits[10:19]:
-        keep, plus, minus = evaluator.losses(proposal(visit), True)
+        keep, plus, minus = evaluator.losses([proposal(visit)], True)[0]
         assert minus == keep == plus
 
 
