@@ -6,6 +6,7 @@ from typing import Any
 _HOMES = {
     "RSO": "rso",
     "RSOptimizer": "optim",
+    "SGD": "sgd",
     "Step": "rso",
     "Data": "data",
     "load": "data",

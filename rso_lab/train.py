@@ -25,11 +25,13 @@ from rso_lab.rso import (
     LossFunction,
     PlainEvaluator,
     Step,
+    as_loss,
     initial_sigmas,
     search,
     search_cycle,
     searched_layers,
 )
+from rso_lab.sgd import SGD, descend
 
 
 def _fastest(network: Network, data: Data, loss: LossFunction) -> Evaluator:
@@ -49,7 +51,7 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
 def fit(
     model: nn.Module,
     data: Data,
-    method: RSO,
+    method: RSO | SGD,
     *,
     seed: int,
     evaluator: str = "auto",
@@ -58,9 +60,10 @@ def fit(
 ) -> History:
     """Train `model` in place on `data`, as it comes, with the settings `method`; a progress bar shows how far it is.
 
-    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest; `device` is where the data are unless given;
-    `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), differentiable or not. Then the
-    model is in eval mode and its batch norms hold the training set's statistics, also after an interrupt or an error.
+    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest: it is RSO's. `device` is where the data are
+    unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for RSO
+    differentiable or not. Then the model is in eval mode and its batch norms hold the training set's statistics, also
+    after an interrupt or an error.
 
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn; FloatingPointError when the
     loss is not finite.
@@ -71,19 +74,26 @@ def fit(
 
 def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Step]:
     """Train, and yield every step when its choice is made. Options and errors as for `fit`."""
+    if not isinstance(method, RSO):
+        raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
     job = _prepare(model, data, method, seed, **options)
+    assert isinstance(job.method, RSO)
+    assert job.evaluator is not None
     way = layer_search(job.method.parallel)
     return search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator, way)
 
 
-def run(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Record]:
-    """Train, and yield a record after each layer sweep and each cycle. Options and errors as for `fit`."""
+def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options: Any) -> Iterator[Record]:
+    """Train, and yield a record after each layer sweep and each cycle; for SGD, after each epoch.
+
+    Options and errors as for `fit`.
+    """
     job = _prepare(model, data, method, seed, **options)
     return (event for event in _events(job) if isinstance(event, Record))
 
 
 def histories(
-    model: nn.Module, data: Data, method: RSO, *, seed: int, command: str = "", **options: Any
+    model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, command: str = "", **options: Any
 ) -> Iterator[History]:
     """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
     job = _prepare(model, data, method, seed, **options)
@@ -95,11 +105,11 @@ class _Job:
     """Everything that a search needs, checked."""
 
     network: Network
-    sigmas: dict[str, float]  # sigma_d of each parameter, as the model came
+    sigmas: dict[str, float]  # sigma_d of each parameter, as the model came; RSO's
     data: Data
-    method: RSO
+    method: RSO | SGD
     seed: int
-    evaluator: Evaluator
+    evaluator: Evaluator | None  # RSO's
     generator: torch.Generator
     loss: LossFunction
 
@@ -107,7 +117,7 @@ class _Job:
 def _prepare(
     model: nn.Module,
     data: Data,
-    method: RSO,
+    method: RSO | SGD,
     seed: int,
     evaluator: str = "auto",
     device: str | torch.device | None = None,
@@ -115,19 +125,21 @@ def _prepare(
 ) -> _Job:
     if not isinstance(data, Data):
         raise TypeError(f"data is a {type(data).__name__}: expected rso_lab.Data, from load or Data.from_arrays")
-    if not isinstance(method, RSO):
+    if not isinstance(method, RSO | SGD):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed!r}: expected a whole number, at least 0")
     if evaluator not in tuple(EVALUATORS):
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
+    if isinstance(method, SGD) and evaluator != "auto":
+        raise ValueError(f"evaluator is {evaluator!r}: expected 'auto' for SGD, which has none")
     if method.batch_size > len(data.x_train):
         raise ValueError(f"batch_size is {method.batch_size}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
     if isinstance(model, nn.Module):
         model.to(data.x_train.device)
     network = Network(model, data.x_train[: min(2, method.batch_size)])
-    if not searched_layers(network, method):
+    if not (searched_layers(network, method) if isinstance(method, RSO) else network.layers):
         raise ValueError(f"{type(model).__name__} has no parameters that it uses and these settings search")
     with torch.no_grad():
         outputs = network.outputs(data.x_train[:2])
@@ -137,16 +149,50 @@ def _prepare(
             f"the outputs, from layer {last!r}, have shape {tuple(outputs.shape)}: expected (B, {data.classes})"
         )
     try:
-        float(loss(outputs, data.y_train[:2]))
+        with torch.set_grad_enabled(isinstance(method, SGD)):
+            number = loss(outputs.requires_grad_(isinstance(method, SGD)), data.y_train[:2])
+        as_loss(number, outputs.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"loss(outputs, targets) must give one number for a mini-batch ({error})") from error
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(method, SGD):
+        if not getattr(number, "requires_grad", False):
+            raise ValueError("loss(outputs, targets) gives a number without a gradient: SGD needs one, RSO does not")
+        return _Job(network, {}, data, method, seed, None, generator, loss)
     sigmas = initial_sigmas(network, method)
     return _Job(network, sigmas, data, method, seed, EVALUATORS[evaluator](network, data, loss), generator, loss)
 
 
 def _events(job: _Job) -> Iterator[Step | Record]:
     """Every step; after a layer sweep and after a cycle, its record."""
+    return _epochs(job, job.method) if isinstance(job.method, SGD) else _cycles(job, job.method)
+
+
+def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
+    begun = time.perf_counter()
+    model = job.network.module
+    try:
+        for epoch, iterations in enumerate(descend(model, job.data, method, job.generator, job.loss), 1):
+            job.network.stale = set(job.network.batch_norms)
+            job.network.refresh_statistics(job.data.x_train)
+            yield Record(
+                cycle=epoch,
+                layer=None,
+                **_measured(job),
+                kept={},
+                accepted={},
+                evaluations=iterations,
+                seconds=time.perf_counter() - begun,
+                evaluator="backpropagation",
+            )
+    finally:
+        job.network.stale = set(job.network.batch_norms)
+        job.network.refresh_statistics(job.data.x_train)
+
+
+def _cycles(job: _Job, method: RSO) -> Iterator[Step | Record]:
+    assert job.evaluator is not None
+    evaluator = job.evaluator.name
     begun = time.perf_counter()
     evaluations = 0
 
@@ -159,12 +205,12 @@ def _events(job: _Job) -> Iterator[Step | Record]:
             accepted={name: 1 - share for name, share in kept.items()},
             evaluations=evaluations,
             seconds=time.perf_counter() - begun,
-            evaluator=job.evaluator.name,
+            evaluator=evaluator,
             **measured,
         )
 
     sizes = {layer.name: layer.size for layer in job.network.layers}
-    for cycle in range(1, job.method.cycles + 1):
+    for cycle in range(1, method.cycles + 1):
         choices: dict[str, Counter] = defaultdict(Counter)
         unread: list[tuple[str | None, Tensor, Tensor]] = []
         cycle_steps = search_cycle(
@@ -172,25 +218,23 @@ def _events(job: _Job) -> Iterator[Step | Record]:
             job.sigmas,
             job.network,
             job.data,
-            job.method,
+            method,
             job.evaluator,
             job.generator,
-            layer_search(job.method.parallel),
+            layer_search(method.parallel),
         )
         with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
             for step in cycle_steps:
                 unread.append((step.layer, step.chosen, step.candidate_losses))
-                evaluations += 3 if job.method.opposite else 2
+                evaluations += 3 if method.opposite else 2
                 yield step
-                if job.method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
+                if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
                     loss = _read(unread, choices)
                     swept = dict.fromkeys(("all", step.layer), choices[step.layer])
                     yield record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
         if unread:
             _read(unread, choices)
-        test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
-        train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
-        yield record(None, choices, loss=loss, test_accuracy=test_accuracy, train_accuracy=train_accuracy)
+        yield record(None, choices, **_measured(job))
 
 
 def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Counter]) -> float:
@@ -208,6 +252,12 @@ def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Co
     return sum(chosen_losses) / len(chosen_losses)
 
 
+def _measured(job: _Job) -> dict[str, float]:
+    test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
+    train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
+    return {"loss": loss, "test_accuracy": test_accuracy, "train_accuracy": train_accuracy}
+
+
 @torch.no_grad()
 def _measure(job: _Job, x: Tensor, y: Tensor) -> tuple[float, float]:
     """Accuracy and loss on all of x (N, ...)."""
@@ -216,27 +266,36 @@ def _measure(job: _Job, x: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def _grow(job: _Job, command: str) -> Iterator[History]:
+    method = job.method
+    if isinstance(method, RSO):
+        parameters = sum(layer.size for layer in searched_layers(job.network, method))
+        at_each = 3 if method.opposite else 2
+        total = at_each * parameters * method.cycles
+    else:
+        parameters = sum(p.numel() for p in job.network.module.parameters() if p.requires_grad)
+        total = method.epochs * (len(job.data.x_train) // method.batch_size)
     settings = {
         "method": type(job.method).__name__,
         **asdict(job.method),
         "data": job.data.name,
         "train_images": len(job.data.x_train),
         "test_images": len(job.data.x_test),
-        "parameters": sum(layer.size for layer in searched_layers(job.network, job.method)),
-        "evaluator": job.evaluator.name,
+        "parameters": parameters,
+        "evaluator": job.evaluator.name if job.evaluator else "backpropagation",
         "loss": getattr(job.loss, "__name__", type(job.loss).__name__),
     }
     history = History(settings, job.seed, versions(), machine(job.data.x_train.device), command)
-    at_each = 3 if job.method.opposite else 2
-    total = at_each * settings["parameters"] * job.method.cycles
     latest = {"loss": "-", "accuracy": "-"}
     # disable=None: no bar where the output is no terminal.
     with tqdm(total=total, unit=" evaluations", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
         for event in _events(job):
             if isinstance(event, Step):
-                bar.set_description(f"cycle {event.cycle}/{job.method.cycles} {event.layer or ''}", refresh=False)
+                assert isinstance(method, RSO)
+                bar.set_description(f"cycle {event.cycle}/{method.cycles} {event.layer or ''}", refresh=False)
                 bar.update(at_each)
                 continue
+            if isinstance(method, SGD):
+                bar.update(event.evaluations - bar.n)
             latest["loss"] = f"{event.loss:.3f}"
             if event.layer is None:
                 latest["accuracy"] = f"{event.test_accuracy:.1%}"

@@ -1,0 +1,96 @@
+"""Stochastic gradient descent, the method that RSO is compared with (§4.4, §4.5): torch's own, and its schedule."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from rso_lab.data import Data
+
+
+@dataclass(frozen=True)
+class SGD:
+    """The settings, the paper's where it gives them. Raises ValueError, naming the setting and what is allowed.
+
+    The learning rate grows linearly over the first epochs, and is divided by ten twice.
+    """
+
+    epochs: int
+    batch_size: int  # §4.4: 100 to 20,000
+    learning_rate: float  # §4.4: 0.01 to 5
+    _: KW_ONLY
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warm_up: int = 5  # epochs of growth (§4.5)
+    drops: tuple[float, float] = (0.5, 0.75)  # after which shares of the epochs; the paper does not say
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.name == "drops":
+                fits = isinstance(value, tuple) and len(value) == 2 and all(_is_number(share) for share in value)
+                fits = fits and 0 < value[0] <= value[1] <= 1
+                allowed = "two shares of the epochs, between 0 and 1, in order"
+            elif setting.type is int:
+                least = 0 if setting.name == "warm_up" else 1
+                fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+                allowed = f"a whole number, at least {least}"
+            elif setting.name == "learning_rate":
+                fits, allowed = _is_number(value) and value > 0, "a finite number, more than 0"
+            else:
+                most = 1.0 if setting.name == "momentum" else math.inf
+                fits = _is_number(value) and 0 <= value < most
+                allowed = "a number from 0 to below 1" if most == 1 else "a finite number, 0 or more"
+            if not fits:
+                raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def descend(
+    model: nn.Module, data: Data, settings: SGD, generator: torch.Generator, loss: Callable[[Any, Any], Any]
+) -> Iterator[int]:
+    """Train `model` in place; after each epoch, yields how many iterations there have been.
+
+    An epoch takes as many whole mini-batches as there are, in a random order. While one trains, batch norms use the
+    mini-batch's statistics. Raises FloatingPointError when the loss is not finite.
+    """
+    batches = len(data.x_train) // settings.batch_size
+    optimizer, schedule = schedule_of(model, settings, batches)
+    for epoch in range(1, settings.epochs + 1):
+        model.train()
+        try:
+            order = torch.randperm(len(data.x_train), generator=generator).to(data.x_train.device)
+            for rows in order.split(settings.batch_size)[:batches]:
+                optimizer.zero_grad()
+                with torch.enable_grad():
+                    current = loss(model(data.x_train[rows]), data.y_train[rows])
+                    current.backward()
+                if not math.isfinite(current.item()):
+                    raise FloatingPointError(f"the loss is {current.item()} in epoch {epoch}")
+                optimizer.step()
+                schedule.step()
+        finally:
+            model.eval()
+        yield epoch * batches
+
+
+def schedule_of(model: nn.Module, settings: SGD, batches: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """The optimizer, and what sets its learning rate for each iteration, of which an epoch has `batches`."""
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+    )
+    growth = max(1, settings.warm_up * batches)
+    drops = [round(share * settings.epochs) * batches for share in settings.drops]
+
+    def share_of_the_rate(iteration: int) -> float:
+        return min(1.0, (iteration + 1) / growth) * 0.1 ** sum(iteration >= drop for drop in drops)
+
+    return optimizer, LambdaLR(optimizer, share_of_the_rate)
