@@ -14,7 +14,9 @@ from rso_lab.graph import Layer, Network, Values
 from rso_lab.visits import Index
 
 Span = slice | None  # of channels or features, dimension 1; None: all of them
-Kind = Literal["given", "mix", "norm", "channelwise", "flatten", "other", "output", "convolve", "enter", "pool"]
+Kind = Literal[
+    "given", "mix", "norm", "channelwise", "flatten", "rowwise", "other", "output", "convolve", "enter", "pool"
+]
 
 _ACTIVATIONS = (
     "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Hardtanh Hardswish Hardsigmoid Softplus LogSigmoid "
@@ -194,6 +196,8 @@ def kind_of(node: fx.Node, network: Network, examples: Values) -> Kind:
     flattens = type(module) is nn.Flatten or called in (torch.flatten, "flatten", "view", "reshape", torch.reshape)
     if flattens and value.shape == (len(x), x[0].numel()):
         return "flatten"
+    if called is F.pad and len(node.args) == 2 and len(node.args[1]) < 2 * x.dim():  # type: ignore[arg-type]
+        return "rowwise"  # of no known channels, but each row by itself
     return "other"
 
 

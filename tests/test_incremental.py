@@ -485,6 +485,7 @@ WIDE = {
             GLOBAL,
         ),
     ),
+    "a block that widens": ((1, 8, 7), lambda: stack(*norm_relu(), rso.models.Block(16, 32), GLOBAL)),
     "maxima": (
         (1, 7, 9),
         lambda: stack(
