@@ -28,6 +28,7 @@ with the change added, left out and subtracted, and keeps the best of the three.
   python -m rso_lab demo                               a network learns to read digits while you watch
   python -m rso_lab train --cycles 5 --out run.json    train one yourself: train --help lists what you can choose
   python -m rso_lab plot run.json                      draw the accuracy of that run
+  python -m rso_lab experiments                        the paper's claims, to be tried: experiment levels
   python -m rso_lab data mnist                         fetch a data set"""
 
 TRAIN = """\
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from rso_lab.data import NAMES
+    from rso_lab.experiments import EXPERIMENTS, SIZES
 
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m rso_lab", description=OVERVIEW, formatter_class=raw)
@@ -78,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help=text, description=TRAIN, formatter_class=raw)
     command.set_defaults(run=_train, error=command.error)
     _add_training_options(command)
+    commands.add_parser("experiments", help="the paper's claims: what can be tried").set_defaults(run=_experiments)
+    command = commands.add_parser("experiment", help="try one of them, small, over several seeds")
+    command.set_defaults(run=_experiment, error=command.error)
+    command.add_argument("name", choices=EXPERIMENTS)
+    command.add_argument("--size", choices=SIZES, default="class", help="class: digits, minutes (default: class)")
+    command.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    command.add_argument("--folder", type=Path, default=Path("results"), help="for NAME_SIZE.json (default: results)")
+    command = commands.add_parser("report", help="claim, paper and measured, from the recorded experiments")
+    command.set_defaults(run=_report)
+    command.add_argument("--folder", type=Path, default=Path("results"), help="(default: results)")
     command = commands.add_parser("plot", help="draw the accuracy of saved runs")
     command.set_defaults(run=_plot)
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN.json", help="what train --out wrote")
@@ -227,6 +239,37 @@ def _drawn(data: "Data", model: "nn.Module", count: int = 5) -> str:
     levels = ((x - x.min()) / (x.max() - x.min()) * (len(shades) - 1)).round().int().tolist()
     rows = ["  ".join("".join(2 * shades[level] for level in digit[row]) for digit in levels) for row in range(8)]
     return "\n".join([*rows, "", "  ".join(f"this is a {answer}".center(16) for answer in answers)])
+
+
+def _experiments(options: Namespace, command: str) -> None:
+    from rso_lab.experiments import EXPERIMENTS
+
+    for name, experiment in EXPERIMENTS.items():
+        print(f"{name:13} {experiment.question} The paper: {experiment.paper}")
+
+
+def _experiment(options: Namespace, command: str) -> None:
+    from tqdm import tqdm
+
+    from rso_lab.experiments import perform
+
+    if options.seeds < 1:
+        options.error(f"--seeds is {options.seeds}: expected a whole number, at least 1")
+    _refuse_unwritable(options.folder / f"{options.name}_{options.size}.json")
+    try:
+        for line in perform(options.name, options.size, options.seeds, options.folder):
+            tqdm.write(line)
+    except (ValueError, OSError) as error:
+        raise Failure(str(error)) from error
+
+
+def _report(options: Namespace, command: str) -> None:
+    from rso_lab.experiments import report
+
+    try:
+        print(report(options.folder))
+    except (ValueError, OSError) as error:
+        raise Failure(str(error)) from error
 
 
 def _plot(options: Namespace, command: str) -> None:
