@@ -119,8 +119,8 @@ def perform(name: str, size: str, seeds: int, folder: Path) -> Iterator[str]:
     path = folder / f"{name}_{size}.json"
     of_size = SIZES[size]
     methods = EXPERIMENTS[name].methods(of_size.base)
-    result = read(path) if path.exists() else _begin(name, size, methods)
-    if result["settings"] != _begin(name, size, methods)["settings"]:
+    result = read(path) if path.exists() else begin(name, size)
+    if result["settings"] != begin(name, size)["settings"]:
         raise ValueError(f"{path} was made with other settings: move it away to begin anew")
     data = load(of_size.dataset)
     for seed in range(seeds):
@@ -133,8 +133,9 @@ def perform(name: str, size: str, seeds: int, folder: Path) -> Iterator[str]:
             yield f"{label}, seed {seed}: {last.test_accuracy:.2%} after {last.seconds:.1f} s"
 
 
-def _begin(name: str, size: str, methods: Methods) -> dict[str, Any]:
-    """A result without runs."""
+def begin(name: str, size: str) -> dict[str, Any]:
+    """An experiment's result without runs."""
+    methods = EXPERIMENTS[name].methods(SIZES[size].base)
     settings = {
         "experiment": name,
         "size": size,
@@ -191,9 +192,14 @@ def report(folder: Path) -> str:
             of_size = SIZES[size]
             measured = "<br>".join(f"{label}: {_summary(result, label)}" for label in result["settings"]["methods"])
             cycles = of_size.base.cycles
-            on = f"{of_size.dataset}, {of_size.model}, {cycles} cycles, {len(result['seeds'])} seeds"
+            seeds = len(result["seeds"])
+            on = f"{of_size.dataset}, {of_size.model}, {_count(cycles, 'cycle')}, {_count(seeds, 'seed')}"
             lines.append(f"| {experiment.question} | {experiment.paper} | {measured} | {on} | `{result['command']}` |")
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _summary(result: dict[str, Any], label: str) -> str:

@@ -83,8 +83,8 @@ class Microscope(ipw.VBox):
     def candidates(self) -> dict[str, tuple[float, float]]:
         """Weight and loss of each of the three candidates."""
         weight, delta = self.weight.item(), self.delta.value
-        values = (weight, weight + delta, weight - delta)
-        return {name: (value, self.loss_at(value)) for name, value in zip(CANDIDATES, values, strict=True)}
+        values = {"minus": weight - delta, "keep": weight, "plus": weight + delta}
+        return {name: (value, self.loss_at(value)) for name, value in values.items()}
 
     def look(self) -> None:
         """Measure the loss along the weight, four sigma to either side of where it is and has been, and draw it."""
@@ -96,7 +96,7 @@ class Microscope(ipw.VBox):
     def accept(self) -> None:
         """Set the weight to the candidate with the lowest loss, and say what that brought."""
         points = self.candidates()
-        choice = CANDIDATES[int(choose(torch.tensor([loss for _, loss in points.values()])))]
+        choice = CANDIDATES[int(choose(torch.tensor([points[name][1] for name in CANDIDATES])))]
         weight, loss = points[choice]
         if choice == "keep":
             lowest = self.curve_losses.min()
