@@ -28,7 +28,8 @@ with the change added, left out and subtracted, and keeps the best of the three.
   python -m rso_lab demo                               a network learns to read digits while you watch
   python -m rso_lab train --cycles 5 --out run.json    train one yourself: train --help lists what you can choose
   python -m rso_lab plot run.json                      draw the accuracy of that run
-  python -m rso_lab experiments                        the paper's claims, to be tried: experiment levels
+  python -m rso_lab experiments                        the paper's claims, to be tried: experiment levels, say
+  python -m rso_lab report                             what was found when they were tried
   python -m rso_lab data mnist                         fetch a data set"""
 
 TRAIN = """\
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from rso_lab.data import NAMES
-    from rso_lab.experiments import EXPERIMENTS, SIZES
+    from rso_lab.experiments import EXPERIMENTS, SEEDS, SIZES
 
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m rso_lab", description=OVERVIEW, formatter_class=raw)
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_experiment, error=command.error)
     command.add_argument("name", choices=EXPERIMENTS)
     command.add_argument("--size", choices=SIZES, default="class", help="class: digits, minutes (default: class)")
-    command.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    command.add_argument("--seeds", type=int, default=SEEDS, help=f"how many (default: {SEEDS})")
     command.add_argument("--folder", type=Path, default=Path("results"), help="for NAME_SIZE.json (default: results)")
     command = commands.add_parser("report", help="claim, paper and measured, from the recorded experiments")
     command.set_defaults(run=_report)
@@ -259,7 +260,7 @@ def _experiment(options: Namespace, command: str) -> None:
     try:
         for line in perform(options.name, options.size, options.seeds, options.folder):
             tqdm.write(line)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         raise Failure(str(error)) from error
 
 

@@ -21,6 +21,7 @@ from rso_lab.rso import RSO
 from rso_lab.train import fit
 
 Methods = dict[str, RSO]
+SEEDS = 3  # that an experiment has unless told
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Experiment:
 
 
 def _levels(base: RSO) -> Methods:
-    base = replace(base, batch_every="weight")  # as it is above the weight level
+    # Above the weight level each proposal has a mini-batch of its own, and the whole network to run.
+    base = replace(base, batch_every="weight", batch_size=100, cycles=2)
     return {level: replace(base, level=level) for level in ("weight", "layer", "network")}
 
 
@@ -98,7 +100,9 @@ EXPERIMENTS = {
     ),
     "distribution": Experiment("Which distribution are changes drawn from?", "all three work (§3)", _distribution),
     "sigma": Experiment("How large are the first changes?", "0.1 to 10 sigma_d: within 0.15 points (§4.1)", _sigma),
-    "annealing": Experiment("Do changes have to become smaller?", "they do, to a tenth of sigma_d (§4.1)", _annealing),
+    "annealing": Experiment(
+        "Do changes have to become smaller?", "its changes do, to a tenth of sigma_d (§4.1)", _annealing
+    ),
     "opposite": Experiment("Is the opposite direction worth a third evaluation?", "it is tried (§3)", _opposite),
     "hold": Experiment("How long may a mini-batch be held?", "a new one for each weight (§3)", _hold),
     "parallel": Experiment(
@@ -119,9 +123,7 @@ def perform(name: str, size: str, seeds: int, folder: Path) -> Iterator[str]:
     path = folder / f"{name}_{size}.json"
     of_size = SIZES[size]
     methods = EXPERIMENTS[name].methods(of_size.base)
-    result = read(path) if path.exists() else begin(name, size)
-    if result["settings"] != begin(name, size)["settings"]:
-        raise ValueError(f"{path} was made with other settings: move it away to begin anew")
+    result = _of(path, name, size) if path.exists() else begin(name, size)
     data = load(of_size.dataset)
     for seed in range(seeds):
         for label, method in methods.items():
@@ -131,6 +133,14 @@ def perform(name: str, size: str, seeds: int, folder: Path) -> Iterator[str]:
             _add(result, label, history, path)
             last = history.cycles[-1]
             yield f"{label}, seed {seed}: {last.test_accuracy:.2%} after {last.seconds:.1f} s"
+
+
+def _of(path: Path, name: str, size: str) -> dict[str, Any]:
+    """The result in a file. Raises ValueError where it is another experiment's, or one of other settings."""
+    result = read(path)
+    if result["settings"] != begin(name, size)["settings"]:
+        raise ValueError(f"{path} was made with other settings: move it away to begin anew")
+    return result
 
 
 def begin(name: str, size: str) -> dict[str, Any]:
@@ -160,6 +170,9 @@ def _add(result: dict[str, Any], label: str, history: History, path: Path) -> No
     run = {"method": label, "seed": history.seed, "seconds": cycles[-1]["seconds"], "cycles": cycles}
     result["runs"].append({**run, "versions": history.versions, "machine": history.machine})
     result["seeds"] = sorted({run["seed"] for run in result["runs"]})
+    command = begin(result["settings"]["experiment"], result["settings"]["size"])["command"]
+    seeds = len(result["seeds"])
+    result["command"] = command if seeds == SEEDS else f"{command} --seeds {seeds}"
     result["seconds"] = sum(run["seconds"] for run in result["runs"])
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -170,7 +183,11 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
         for run in result["runs"]:
-            if not isinstance(run["method"], str) or not isinstance(run["cycles"][-1]["test_accuracy"], float):
+            if (
+                not {"seed", "seconds"} <= run.keys()
+                or not isinstance(run["method"], str)
+                or not isinstance(run["cycles"][-1]["test_accuracy"], float)
+            ):
                 raise ValueError("a run without method or accuracy")
         result["settings"]["experiment"], result["command"], result["seeds"], result["machine"]
         return result
@@ -188,13 +205,14 @@ def report(folder: Path) -> str:
             path = folder / f"{name}_{size}.json"
             if not path.exists():
                 continue
-            result = read(path)
+            result = _of(path, name, size)
             of_size = SIZES[size]
             measured = "<br>".join(f"{label}: {_summary(result, label)}" for label in result["settings"]["methods"])
-            cycles = of_size.base.cycles
-            seeds = len(result["seeds"])
-            on = f"{of_size.dataset}, {of_size.model}, {_count(cycles, 'cycle')}, {_count(seeds, 'seed')}"
+            cycles = next(iter(experiment.methods(of_size.base).values())).cycles
+            on = f"{of_size.dataset}, {of_size.model}, {_count(cycles, 'cycle')}"
             lines.append(f"| {experiment.question} | {experiment.paper} | {measured} | {on} | `{result['command']}` |")
+    if len(lines) == 2:
+        raise ValueError(f"{folder} has no results of experiments: python -m rso_lab experiments lists what can be run")
     return "\n".join(lines)
 
 
@@ -206,4 +224,5 @@ def _summary(result: dict[str, Any], label: str) -> str:
     shares = [run["cycles"][-1]["test_accuracy"] for run in result["runs"] if run["method"] == label]
     if not shares:
         return "not run yet"
-    return f"{statistics.mean(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
+    spread = f"{min(shares):.1%} to {max(shares):.1%}, {_count(len(shares), 'seed')}"
+    return f"{statistics.mean(shares):.1%} ({spread})"

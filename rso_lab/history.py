@@ -16,7 +16,10 @@ import torch
 
 @dataclass(frozen=True)
 class Record:
-    """One layer sweep, or one whole cycle (`layer` None). Accuracies are shares, measured after a cycle only."""
+    """One layer sweep, or one whole cycle (`layer` None; for SGD an epoch).
+
+    Accuracies are shares, measured after a cycle only.
+    """
 
     cycle: int
     layer: str | None
@@ -25,7 +28,7 @@ class Record:
     loss: float  # after a cycle: of all training images; after a sweep: mean of the chosen candidates'
     kept: dict[str, float]  # share of the proposals at which the weight was kept: "all", and by layer
     accepted: dict[str, float]  # share at which a change was accepted
-    evaluations: int  # since the run began: three a proposal, two without the opposite direction
+    evaluations: int  # since the run began: three a proposal, two without the opposite direction; SGD: one an iteration
     seconds: float  # since the run began
     evaluator: str
 

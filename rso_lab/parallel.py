@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
-from torch.nn.modules.conv import _ConvNd
 
-from rso_lab.rso import SearchLayer, Step, Sweep, Turn, apply, choose, one_by_one
+from rso_lab.rso import SearchLayer, Step, Sweep, Turn, apply, choose, one_by_one, put_back
 
 
 def layer_search(parallel: str | None) -> SearchLayer:
@@ -19,8 +18,7 @@ def layer_search(parallel: str | None) -> SearchLayer:
     apart = {"neuron": neurons_apart, "layer": weights_apart}[parallel]
 
     def search(sweep: Sweep, generator: torch.Generator) -> Iterator[Step]:
-        is_convolution = sweep.layer is not None and isinstance(sweep.layer.module, _ConvNd)
-        return (apart if is_convolution else one_by_one)(sweep, generator)
+        return (apart if sweep.is_convolution else one_by_one)(sweep, generator)
 
     return search
 
@@ -50,24 +48,26 @@ def neurons_apart(sweep: Sweep, generator: torch.Generator) -> Iterator[Step]:
     steps: dict[int, Step] = {}
     for numbers in of_neuron.values():
         rows = None
-        for number in numbers:
-            turn = turns[number]
-            if turn.rows is not rows:
-                rows = turn.rows
-                sweep.evaluator.begin_batch(rows)
-            (losses,) = sweep.losses([turn.proposal])
-            choice = choose(losses)
-            apply(turn.proposal, choice)
-            sweep.evaluator.commit(turn.proposal, choice)
-            steps[number] = sweep.step(turn, losses, choice)
-        for number in numbers:
-            apply(turns[number].proposal, torch.zeros_like(choice))  # the weight as it was
+        try:
+            for number in numbers:
+                turn = turns[number]
+                if turn.rows is not rows:
+                    rows = turn.rows
+                    sweep.evaluator.begin_batch(rows)
+                (losses,) = sweep.losses([turn.proposal])
+                choice = choose(losses)
+                apply(turn.proposal, choice)
+                sweep.evaluator.commit(turn.proposal, choice)
+                steps[number] = sweep.step(turn, losses, choice)
+        finally:
+            for number in numbers:
+                put_back(turns[number].proposal)
     yield from _merge(sweep, turns, [steps[number] for number in range(len(turns))])
 
 
 def _merge(sweep: Sweep, turns: list[Turn], steps: list[Step]) -> Iterator[Step]:
     """Give every weight its chosen value; the steps, in the order of the visits."""
-    sweep.refuse_not_finite(torch.stack([step.candidate_losses[0] for step in steps]), steps[0].layer)
+    sweep.refuse_not_finite([step.candidate_losses[0] for step in steps], [step.layer for step in steps])
     for turn, step in zip(turns, steps, strict=True):
         apply(turn.proposal, step.chosen)
     yield from steps

@@ -29,11 +29,14 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None) -> 
     for history, (colour, style) in zip(histories, _STYLES * len(histories), strict=False):
         cycles = [record.cycle for record in history.cycles]
         shares = np.array([record.test_accuracy for record in history.cycles])
-        label = f"{history.settings['data']}, seed {history.seed}" if len(histories) > 1 else "the network"
+        name = f"{history.settings['method']}, {history.settings['data']}, seed {history.seed}"
+        label = name if len(histories) > 1 else "the network"
         ax.plot(cycles, shares, style, color=colour, markersize=4, label=label)
     if all(history.settings["data"] in NAMES for history in histories):  # all of ten classes
         ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
-    ax.set(xlabel="cycle (every weight visited once more)", ylabel="test images right", ylim=(0, 1))
+    methods = {history.settings["method"] for history in histories}
+    unit = "cycle (every weight visited once more)" if methods == {"RSO"} else "cycle, and epoch of SGD"
+    ax.set(xlabel=unit, ylabel="test images right", ylim=(0, 1))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)

@@ -12,7 +12,6 @@
 15-19  d <- d - 1, end, return W              search_cycle, search
 """
 
-import itertools
 import math
 import sys
 import warnings
@@ -81,24 +80,26 @@ class RSO:
             if get_origin(setting.type) is Literal:
                 allowed, fits = " or ".join(map(repr, get_args(setting.type))), value in get_args(setting.type)
             elif setting.type is int:
-                allowed, fits = "a whole number, at least 1", _is_whole(value) and value >= 1
+                allowed, fits = "a whole number, at least 1", is_whole(value) and value >= 1
             elif setting.type is bool:
                 allowed, fits = "True or False", isinstance(value, bool)
             else:
                 least = 0 if setting.name == "weight_decay" else math.ulp(0)
                 allowed = "a finite number, " + ("0 or more" if least == 0 else "more than 0")
-                fits = _is_number(value) and least <= value <= sys.float_info.max
+                fits = is_number(value) and least <= value <= sys.float_info.max
             if not fits:
                 raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
         if self.parallel is not None and self.level != "weight":
             raise ValueError(f"parallel is {self.parallel!r}: expected None at the level {self.level!r}")
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, and not True or False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is an integer or a float, and not True or False."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -236,10 +237,19 @@ class Sweep:
     evaluator: Evaluator
 
     @property
+    def is_convolution(self) -> bool:
+        """Whether the layer's weights are laid out by output neuron and reach all over an image."""
+        return self.layer is not None and isinstance(self.layer.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+    @property
     def rows(self) -> int:
-        """How many the mini-batches have in all."""
-        changes = sum(changes_batch(*following, self.settings) for following in itertools.pairwise(self.visits))
-        return (1 + changes) * self.settings.batch_size
+        """How many the mini-batches have in all; where the neurons are searched apart, each begins them anew."""
+        apart = self.settings.parallel == "neuron" and self.is_convolution
+        begun, batch = set(), 0
+        for number, visit in enumerate(self.visits):
+            batch += number > 0 and changes_batch(self.visits[number - 1], visit, self.settings)
+            begun.add((batch, visit.index[0] if apart else None))
+        return len(begun) * self.settings.batch_size
 
     def turns(self, generator: torch.Generator) -> Iterator[Turn]:
         """Line 12 for each visit, in order. A weight is visited once: its proposal holds until its turn comes."""
@@ -273,9 +283,9 @@ class Sweep:
             self.cycle, visit.layer, name, visit.index, delta[name].item(), sigma[name], turn.rows, losses, choice
         )
 
-    def refuse_not_finite(self, losses: Tensor, layer: str | None) -> None:
-        """Read losses of the network in force (n,). Raises FloatingPointError for one that is not finite."""
-        for loss in losses.tolist():
+    def refuse_not_finite(self, losses: list[Tensor], layers: list[str | None]) -> None:
+        """Read losses of the network in force. Raises FloatingPointError for one that is not finite."""
+        for loss, layer in zip(torch.stack(losses).tolist(), layers, strict=True):
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} in cycle {self.cycle}, layer {layer!r}")
 
@@ -291,14 +301,16 @@ def one_by_one(
     `decide` takes the place of `choose`.
     """
     unread: list[Tensor] = []  # losses of the network in force
+    layers: list[str | None] = []
     for turn in sweep.turns(generator):
         if turn.is_new:
             sweep.evaluator.begin_batch(turn.rows)
         (losses,) = sweep.losses([turn.proposal])
         unread.append(losses[0])
+        layers.append(turn.visit.layer)
         if losses.is_cpu or turn.visit is sweep.visits[-1]:  # a GPU need not wait for Python at each weight
-            sweep.refuse_not_finite(torch.stack(unread), turn.visit.layer)
-            unread.clear()
+            sweep.refuse_not_finite(unread, layers)
+            unread, layers = [], []
         choice = (decide or choose)(losses)
         apply(turn.proposal, choice)
         sweep.evaluator.commit(turn.proposal, choice)
@@ -396,7 +408,7 @@ def candidate_losses(proposal: Proposal, loss: Callable[[], Tensor], opposite: b
             apply(proposal, place)
             losses.index_copy_(0, place[None], loss()[None])
     finally:
-        apply(proposal, places[0])
+        put_back(proposal)
     return losses
 
 
@@ -429,6 +441,12 @@ def apply(proposal: Proposal, choice: Tensor) -> None:
     """Give the weights the values of this candidate: they are set, never added to, so that nothing drifts."""
     for name, weight in proposal.weights.items():
         weight.copy_(proposal.candidates[name].index_select(0, choice).view_as(weight))
+
+
+def put_back(proposal: Proposal) -> None:
+    """Give the weights the values that they had."""
+    for name, weight in proposal.weights.items():
+        weight.copy_(proposal.candidates[name][0])
 
 
 class PlainEvaluator:

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from rso_lab.data import Data
+from rso_lab.rso import is_number, is_whole
 
 
 @dataclass(frozen=True)
@@ -33,39 +35,40 @@ class SGD:
         for setting in fields(self):
             value = getattr(self, setting.name)
             if setting.name == "drops":
-                fits = isinstance(value, tuple) and len(value) == 2 and all(_is_number(share) for share in value)
+                fits = isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
                 fits = fits and 0 < value[0] <= value[1] <= 1
                 allowed = "two shares of the epochs, between 0 and 1, in order"
             elif setting.type is int:
                 least = 0 if setting.name == "warm_up" else 1
-                fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+                fits = is_whole(value) and value >= least
                 allowed = f"a whole number, at least {least}"
             elif setting.name == "learning_rate":
-                fits, allowed = _is_number(value) and value > 0, "a finite number, more than 0"
+                fits, allowed = is_number(value) and 0 < value < math.inf, "a finite number, more than 0"
             else:
                 most = 1.0 if setting.name == "momentum" else math.inf
-                fits = _is_number(value) and 0 <= value < most
+                fits = is_number(value) and 0 <= value < most
                 allowed = "a number from 0 to below 1" if most == 1 else "a finite number, 0 or more"
             if not fits:
                 raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        before_drop = math.ceil(self.drops[0] * self.epochs)
+        if self.warm_up > before_drop:
+            raise ValueError(f"warm_up is {self.warm_up}: expected at most {before_drop}, the epochs before the drop")
 
 
 def descend(
     model: nn.Module, data: Data, settings: SGD, generator: torch.Generator, loss: Callable[[Any, Any], Any]
 ) -> Iterator[int]:
-    """Train `model` in place; after each epoch, yields how many iterations there have been.
+    """Train `model`, in eval mode, in place; after each epoch, yields how many iterations there have been.
 
     An epoch takes as many whole mini-batches as there are, in a random order. While one trains, batch norms use the
     mini-batch's statistics. Raises FloatingPointError when the loss is not finite.
     """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     batches = len(data.x_train) // settings.batch_size
     optimizer, schedule = schedule_of(model, settings, batches)
     for epoch in range(1, settings.epochs + 1):
-        model.train()
+        for norm in norms:
+            norm.train()
         try:
             order = torch.randperm(len(data.x_train), generator=generator).to(data.x_train.device)
             for rows in order.split(settings.batch_size)[:batches]:
@@ -88,7 +91,7 @@ def schedule_of(model: nn.Module, settings: SGD, batches: int) -> tuple[torch.op
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
     growth = max(1, settings.warm_up * batches)
-    drops = [round(share * settings.epochs) * batches for share in settings.drops]
+    drops = [math.ceil(share * settings.epochs) * batches for share in settings.drops]
 
     def share_of_the_rate(iteration: int) -> float:
         return min(1.0, (iteration + 1) / growth) * 0.1 ** sum(iteration >= drop for drop in drops)

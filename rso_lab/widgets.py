@@ -96,7 +96,7 @@ class Microscope(ipw.VBox):
     def accept(self) -> None:
         """Set the weight to the candidate with the lowest loss, and say what that brought."""
         points = self.candidates()
-        choice = CANDIDATES[int(choose(torch.tensor([points[name][1] for name in CANDIDATES])))]
+        choice = CANDIDATES[int(choose(torch.tensor([points[name][1] for name in CANDIDATES], dtype=torch.float64)))]
         weight, loss = points[choice]
         if choice == "keep":
             lowest = self.curve_losses.min()

@@ -45,7 +45,7 @@ def test_every_run_is_the_training_that_its_name_says(done):
     assert [cycle["test_accuracy"] for cycle in cycles] == [record.test_accuracy for record in history.cycles]
     assert result["settings"]["methods"]["none"]["sigma_end"] == 1.0
     assert result["seeds"] == [0, 1]
-    assert result["command"] == "python -m rso_lab experiment annealing --size class"
+    assert result["command"] == "python -m rso_lab experiment annealing --size class --seeds 2"
 
 
 def test_it_goes_on_with_the_runs_that_are_missing(tiny, tmp_path):
@@ -107,10 +107,22 @@ def test_the_report_has_mean_and_range_over_seeds(done):
         if run["method"] == "none"
     ]
     row = report(done).splitlines()[2]
-    assert f"none: {sum(shares) / 2:.1%} ({min(shares):.1%} to {max(shares):.1%})" in row
+    assert f"none: {sum(shares) / 2:.1%} ({min(shares):.1%} to {max(shares):.1%}, 2 seeds)" in row
     assert row.startswith(f"| {EXPERIMENTS['annealing'].question} | {EXPERIMENTS['annealing'].paper} | ")
-    assert "digits, one_conv, 1 cycle, 2 seeds" in row
-    assert row.endswith("`python -m rso_lab experiment annealing --size class` |")
+    assert "digits, one_conv, 1 cycle" in row
+    assert row.endswith("`python -m rso_lab experiment annealing --size class --seeds 2` |")
+
+
+def test_a_report_is_of_what_was_run(done, monkeypatch):
+    with pytest.raises(ValueError, match="has no results"):
+        report(done / "nowhere")
+    (done / "hold_class.json").write_bytes((done / "annealing_class.json").read_bytes())
+    with pytest.raises(ValueError, match=r"hold_class\.json was made with other settings"):
+        report(done)
+    (done / "hold_class.json").unlink()
+    monkeypatch.setitem(SIZES, "class", Size("digits", "mlp", rso.RSO(1, 50, batch_every="neuron")))
+    with pytest.raises(ValueError, match="other settings"):
+        report(done)
 
 
 def test_the_commands(tiny, tmp_path, capsys):

@@ -12,7 +12,8 @@ import rso_lab as rso
 from rso_lab import incremental
 from rso_lab.graph import Network
 from rso_lab.incremental import IncrementalEvaluator
-from rso_lab.rso import CachedEvaluator, PlainEvaluator, propose
+from rso_lab.parallel import layer_search
+from rso_lab.rso import CachedEvaluator, PlainEvaluator, propose, search_cycle
 from rso_lab.visits import sweeps
 
 CONVOLUTIONS = ("0", "4")
@@ -63,6 +64,49 @@ def test_every_step_sees_the_state_that_it_should(digits64, parallel, settings, 
     for trained, replayed in zip(model.parameters(), shadow.parameters(), strict=True):
         assert torch.equal(trained, replayed)
     assert [step.choice for step in steps] != [step.choice for step in in_turn]
+
+
+def test_interrupted_within_a_neuron_the_layer_is_what_it_was(digits64):
+    model = reference.small_network()
+    before = copy.deepcopy(model.state_dict())
+    calls = itertools.count()
+
+    def loss(outputs, targets):
+        if next(calls) == 3 * 70:  # 18 weights of the first convolution and 4 of its batch norm come first
+            raise KeyboardInterrupt
+        return F.cross_entropy(outputs, targets)
+
+    method = rso.RSO(1, 40, parallel="neuron", layer_order="input_first", batch_every="neuron")
+    with pytest.raises(KeyboardInterrupt):
+        list(rso.steps(model, digits64, method, seed=0, evaluator="plain", loss=loss))
+    assert torch.equal(model.state_dict()["4.weight"], before["4.weight"])
+    assert not torch.equal(model.state_dict()["0.weight"], before["0.weight"])
+
+
+@pytest.mark.parametrize("parallel", [None, "neuron", "layer"])
+@pytest.mark.parametrize("batch_every", ["weight", "neuron", "layer"])
+@pytest.mark.parametrize("order", ["neuron", "input"])
+def test_the_evaluator_is_told_how_many_rows_to_expect(digits, parallel, batch_every, order):
+    told, seen = [], []
+
+    class Counting(PlainEvaluator):
+        def begin_sweep(self, layer, rows):
+            told.append(rows)
+            seen.append(0)
+            super().begin_sweep(layer, rows)
+
+        def begin_batch(self, rows):
+            seen[-1] += len(rows)
+            super().begin_batch(rows)
+
+    model = reference.small_network(torch.float32)
+    network = Network(model, digits.x_train[:2])
+    method = rso.RSO(1, 3, parallel=parallel, batch_every=batch_every, order=order)
+    evaluator, generator = Counting(network, digits, F.cross_entropy), torch.Generator().manual_seed(0)
+    sigmas = dict.fromkeys(dict(model.named_parameters()), 0.1)
+    list(search_cycle(1, sigmas, network, digits, method, evaluator, generator, layer_search(parallel)))
+    assert len(told) == 5
+    assert told == seen
 
 
 @pytest.mark.parametrize("kind", [PlainEvaluator, CachedEvaluator, IncrementalEvaluator])

@@ -24,8 +24,24 @@ BAD = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(name, value):
     with pytest.raises(ValueError, match=r": expected .") as caught:
-        rso.SGD(**{"epochs": 1, "batch_size": 10, "learning_rate": 0.1, name: value})
+        rso.SGD(**{"epochs": 9, "batch_size": 10, "learning_rate": 0.1, name: value})
     assert str(caught.value).startswith(f"{name} is {value!r}: expected ")
+
+
+def test_a_warm_up_ends_before_the_rate_drops():
+    with pytest.raises(ValueError, match=r"^warm_up is 5: expected at most 3, the epochs before the drop$"):
+        rso.SGD(6, 10, 0.1)
+    rso.SGD(10, 10, 0.1)
+
+
+def test_dropout_stays_off(digits):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 10)).eval()
+    losses = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            losses.append(rso.fit(copy.deepcopy(model), digits, rso.SGD(2, 50, 0.1, warm_up=1), seed=0).cycles[-1].loss)
+    assert losses[0] == losses[1]
 
 
 def test_the_learning_rate_grows_and_is_divided_by_ten_twice():
@@ -83,14 +99,14 @@ def test_the_same_seed_gives_the_same_run_and_chance_is_left_alone(digits):
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             model = rso.models.build("one_conv", digits)
-            runs.append([record.loss for record in rso.run(model, digits, rso.SGD(2, 30, 0.05), seed=1)])
+            runs.append([record.loss for record in rso.run(model, digits, rso.SGD(2, 30, 0.05, warm_up=1), seed=1)])
     assert runs[0] == runs[1]
     assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_stopped_early_the_model_is_valid(digits64):
     model = reference.small_network()
-    records = rso.run(model, digits64, rso.SGD(9, 30, 0.1), seed=0)
+    records = rso.run(model, digits64, rso.SGD(9, 30, 0.1, warm_up=2), seed=0)
     next(records)
     next(records)
     records.close()
@@ -101,7 +117,7 @@ def test_stopped_early_the_model_is_valid(digits64):
 
 
 def test_what_sgd_cannot_do_is_said(digits):
-    model, method = rso.models.build("one_conv", digits), rso.SGD(1, 20, 0.1)
+    model, method = rso.models.build("one_conv", digits), rso.SGD(1, 20, 0.1, warm_up=0)
     with pytest.raises(ValueError, match="expected 'auto' for SGD"):
         rso.fit(model, digits, method, seed=0, evaluator="plain")
     with pytest.raises(ValueError, match="SGD needs one, RSO does not"):
@@ -109,7 +125,7 @@ def test_what_sgd_cannot_do_is_said(digits):
     with pytest.raises(TypeError, match="expected settings such as"):
         rso.steps(model, digits, method, seed=0)
     with pytest.raises(ValueError, match="batch_size is 500: expected at most 120"):
-        rso.fit(model, digits, rso.SGD(1, 500, 0.1), seed=0)
+        rso.fit(model, digits, rso.SGD(1, 500, 0.1, warm_up=1), seed=0)
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch \d"):
         rso.fit(model, digits, rso.SGD(9, 20, 1e30, warm_up=0), seed=0)
     assert not model.training
