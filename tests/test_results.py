@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import rso_lab as rso
+from rso_lab.experiments import report
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "results").glob("*.json"))
@@ -47,3 +48,7 @@ def test_the_table_of_peers_in_the_readme_is_the_recorded_one():
         reached = {point["mark"]: f"{point['test_accuracy']:.1%}" for point in record["curve"]}
         row = f"| {name} | " + " | ".join(reached.get(mark, "") for mark in (30, 120, 300, 600)) + " |"
         assert row in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_table_of_experiments_in_the_readme_is_the_report():
+    assert report(ROOT / "results") in (ROOT / "README.md").read_text("utf-8")
