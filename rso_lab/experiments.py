@@ -98,12 +98,16 @@ EXPERIMENTS = {
     "order": Experiment(
         "Does the order of the search matter?", "hardly: 99.06 and 99.12 % with neuron and input first (§4.3)", _order
     ),
-    "distribution": Experiment("Which distribution are changes drawn from?", "all three work (§3)", _distribution),
+    "distribution": Experiment(
+        "Which distribution are changes drawn from?", "uniform and template would also be effective (§3)", _distribution
+    ),
     "sigma": Experiment("How large are the first changes?", "0.1 to 10 sigma_d: within 0.15 points (§4.1)", _sigma),
     "annealing": Experiment(
         "Do changes have to become smaller?", "its changes do, to a tenth of sigma_d (§4.1)", _annealing
     ),
-    "opposite": Experiment("Is the opposite direction worth a third evaluation?", "it is tried (§3)", _opposite),
+    "opposite": Experiment(
+        "Is the opposite direction worth a third evaluation?", "it often leads to a better choice (§3)", _opposite
+    ),
     "hold": Experiment("How long may a mini-batch be held?", "a new one for each weight (§3)", _hold),
     "parallel": Experiment(
         "What does it cost to search in parallel?", "MNIST: almost nothing after 50 cycles (§4.6)", _parallel
