@@ -38,9 +38,9 @@ def move(model, step):
 def test_every_step_sees_the_state_that_it_should(digits64, parallel, settings, evaluator):
     model = reference.small_network()
     shadow = copy.deepcopy(model)
-    method = rso.RSO(2, 40, parallel=parallel, **settings)
+    method = rso.RSO(1, 40, parallel=parallel, **settings)
     steps = list(rso.steps(model, digits64, method, seed=1, evaluator=evaluator))
-    in_turn = list(rso.steps(reference.small_network(), digits64, rso.RSO(2, 40, **settings), seed=1))
+    in_turn = list(rso.steps(reference.small_network(), digits64, rso.RSO(1, 40, **settings), seed=1))
     for step, other in zip(steps, in_turn, strict=True):
         assert (step.name, step.index, step.sigma) == (other.name, other.index, other.sigma)
         assert step.delta == pytest.approx(other.delta, rel=1e-12)
@@ -139,5 +139,5 @@ def test_the_number_of_threads_changes_nothing_at_all(monkeypatch, digits, threa
     for count in (1, 2, 4):
         threads(count)
         model = rso.models.build("paper_cnn", digits)
-        runs.append([step.losses for step in itertools.islice(rso.steps(model, digits, method, seed=0), 400)])
+        runs.append([step.losses for step in itertools.islice(rso.steps(model, digits, method, seed=0), 200)])
     assert runs[0] == runs[1] == runs[2]
