@@ -4,6 +4,7 @@ import argparse
 import collections
 import io
 import shlex
+import signal
 import sys
 import tempfile
 from argparse import Namespace
@@ -51,6 +52,7 @@ class Failure(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     if arguments == ["doctor"]:
         return doctor.report()
     try:
@@ -114,6 +116,11 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     results = parser.add_argument_group("what to keep", "written after every cycle")
     results.add_argument("--out", type=Path, metavar="RUN.json", help="the history: settings, versions and every cycle")
     results.add_argument("--weights", type=Path, metavar="FILE", help="the network's state dict, for torch.load")
+    text = "a folder for the state of the search, written after layer sweeps"
+    results.add_argument("--checkpoint", type=Path, metavar="DIR", help=text)
+    results.add_argument(
+        "--resume", action="store_true", help="go on from there, to the weights of a run never cut off"
+    )
     search = parser.add_argument_group("how to search", "sections (§) are the paper's")
     computing = parser.add_argument_group("how to compute it")
     text = "all give the same results (default: auto)"
@@ -154,7 +161,16 @@ def _train(options: Namespace, command: str) -> None:
     data = _load(options.dataset, options.device)
     model = models.build(options.model, data, options.seed)
     try:
-        run = histories(model, data, method, seed=options.seed, command=command, evaluator=options.evaluator)
+        run = histories(
+            model,
+            data,
+            method,
+            seed=options.seed,
+            command=command,
+            evaluator=options.evaluator,
+            checkpoint=options.checkpoint,
+            resume=options.resume,
+        )
     except ValueError as error:
         options.error(str(error))
     try:

@@ -76,6 +76,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(f"{path}.{os.getpid()}.part")
     try:
         yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())  # else a power cut could leave an empty file in its place
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@
 15-19  d <- d - 1, end, return W              search_cycle, search
 """
 
+import itertools
 import math
 import sys
 import warnings
@@ -198,11 +199,12 @@ def search_cycle(
     evaluator: Evaluator,
     generator: torch.Generator,
     search_layer: "SearchLayer",
+    first_sweep: int = 0,
 ) -> Iterator[Step]:
-    """Lines 9-17: each weight once. However it ends, the batch norms then hold the training set's statistics."""
-    layers = searched_layers(network, settings)
+    """Lines 9-17: each weight once, from a sweep on. Then the batch norms hold the training set's statistics."""
+    in_turn = sweeps(searched_layers(network, settings), settings.level, settings.order, settings.layer_order)
     try:
-        for layer, visits in sweeps(layers, settings.level, settings.order, settings.layer_order):  # lines 9, 10, 16
+        for layer, visits in itertools.islice(in_turn, first_sweep, None):  # lines 9, 10, 16
             start = 1 if layer is None else layer.position
             network.refresh_statistics(data.x_train, before=start)
             sweep = Sweep(cycle, layer, list(visits), sigmas, network.module, len(data.x_train), settings, evaluator)

@@ -1,10 +1,11 @@
 """Running a search: steps to look inside, records to follow it, and `fit`."""
 
 import contextlib
+import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from rso_lab.checkpoint import Checkpoints, State, identify
 from rso_lab.data import Data, usable_device
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
@@ -57,6 +59,8 @@ def fit(
     evaluator: str = "auto",
     device: str | torch.device | None = None,
     loss: LossFunction = F.cross_entropy,
+    checkpoint: str | os.PathLike | None = None,
+    resume: bool = False,
 ) -> History:
     """Train `model` in place on `data`, as it comes, with the settings `method`; a progress bar shows how far it is.
 
@@ -65,15 +69,21 @@ def fit(
     differentiable or not. Then the model is in eval mode and its batch norms hold the training set's statistics, also
     after an interrupt or an error.
 
-    Raises ValueError or TypeError for what cannot be searched, before anything is drawn; FloatingPointError when the
-    loss is not finite.
+    `checkpoint` is a folder in which the state is kept after layer sweeps, for RSO. With `resume`, the search goes on
+    from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed.
+
+    Raises ValueError or TypeError for what cannot be searched, before anything is drawn, and for checkpoints of
+    another run; FloatingPointError when the loss is not finite.
     """
-    growing = histories(model, data, method, seed=seed, evaluator=evaluator, device=device, loss=loss)
+    options: dict[str, Any] = {"evaluator": evaluator, "device": device, "loss": loss}
+    growing = histories(model, data, method, seed=seed, checkpoint=checkpoint, resume=resume, **options)
     return deque(growing, maxlen=1).pop()
 
 
 def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: Any) -> Iterator[Step]:
-    """Train, and yield every step when its choice is made. Options and errors as for `fit`."""
+    """Train, and yield every step when its choice is made. Options and errors as for `fit`, without checkpoints."""
+    if {"checkpoint", "resume"} & options.keys():
+        raise TypeError("steps() keeps no checkpoints: use run() or fit()")
     if not isinstance(method, RSO):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
     job = _prepare(model, data, method, seed, **options)
@@ -86,7 +96,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
 def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options: Any) -> Iterator[Record]:
     """Train, and yield a record after each layer sweep and each cycle; for SGD, after each epoch.
 
-    Options and errors as for `fit`.
+    Options and errors as for `fit`; a search that is resumed begins with the records that were not kept.
     """
     job = _prepare(model, data, method, seed, **options)
     return (event for event in _events(job) if isinstance(event, Record))
@@ -98,6 +108,18 @@ def histories(
     """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
     job = _prepare(model, data, method, seed, **options)
     return _grow(job, command)
+
+
+@dataclass
+class _Progress:
+    """How far a search is."""
+
+    cycle: int = 1
+    sweeps: int = 0  # that are done of this cycle
+    choices: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))  # of these sweeps
+    evaluations: int = 0
+    seconds: float = 0.0
+    records: list[Record] = field(default_factory=list)  # of the cycles that are done
 
 
 @dataclass(frozen=True)
@@ -112,6 +134,56 @@ class _Job:
     evaluator: Evaluator | None  # RSO's
     generator: torch.Generator
     loss: LossFunction
+    checkpoints: Checkpoints | None = None
+    progress: _Progress = field(default_factory=_Progress)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a history says of the run."""
+        if isinstance(self.method, RSO):
+            parameters = sum(layer.size for layer in searched_layers(self.network, self.method))
+        else:
+            parameters = sum(p.numel() for p in self.network.module.parameters() if p.requires_grad)
+        return {
+            "method": type(self.method).__name__,
+            **asdict(self.method),
+            "data": self.data.name,
+            "train_images": len(self.data.x_train),
+            "test_images": len(self.data.x_test),
+            "parameters": parameters,
+            "evaluator": self.evaluator.name if self.evaluator else "backpropagation",
+            "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
+        }
+
+    def state(self, identity: dict[str, Any]) -> State:
+        """All that the search goes on from."""
+        progress = self.progress
+        return State(
+            identity=identity,
+            weights={name: value.detach().clone() for name, value in self.network.module.state_dict().items()},
+            stale=sorted(self.network.stale),
+            sigmas=self.sigmas,
+            generator=self.generator.get_state(),
+            cycle=progress.cycle,
+            sweeps=progress.sweeps,
+            choices={name: dict(counts) for name, counts in progress.choices.items()},
+            evaluations=progress.evaluations,
+            seconds=progress.seconds,
+            records=[asdict(record) for record in progress.records],
+        )
+
+    def go_on_from(self, state: State) -> None:
+        """Take over everything from a state."""
+        self.network.module.load_state_dict(state.weights)
+        self.network.stale.clear()
+        self.network.stale |= set(state.stale)
+        self.sigmas.update(state.sigmas)
+        self.generator.set_state(state.generator)
+        progress = self.progress
+        progress.cycle, progress.sweeps = state.cycle, state.sweeps
+        progress.choices.update({name: Counter(counts) for name, counts in state.choices.items()})
+        progress.evaluations, progress.seconds = state.evaluations, state.seconds
+        progress.records += [Record(**record) for record in state.records]
 
 
 def _prepare(
@@ -122,6 +194,8 @@ def _prepare(
     evaluator: str = "auto",
     device: str | torch.device | None = None,
     loss: LossFunction = F.cross_entropy,
+    checkpoint: str | os.PathLike | None = None,
+    resume: bool = False,
 ) -> _Job:
     if not isinstance(data, Data):
         raise TypeError(f"data is a {type(data).__name__}: expected rso_lab.Data, from load or Data.from_arrays")
@@ -133,6 +207,10 @@ def _prepare(
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
     if isinstance(method, SGD) and evaluator != "auto":
         raise ValueError(f"evaluator is {evaluator!r}: expected 'auto' for SGD, which has none")
+    if isinstance(method, SGD) and checkpoint is not None:
+        raise ValueError(f"checkpoint is {str(checkpoint)!r}: expected None for SGD, whose runs are short")
+    if resume and checkpoint is None:
+        raise ValueError("resume is True without a checkpoint: name the folder that it is in")
     if method.batch_size > len(data.x_train):
         raise ValueError(f"batch_size is {method.batch_size}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
@@ -160,7 +238,29 @@ def _prepare(
             raise ValueError("loss(outputs, targets) gives a number without a gradient: SGD needs one, RSO does not")
         return _Job(network, {}, data, method, seed, None, generator, loss)
     sigmas = initial_sigmas(network, method)
-    return _Job(network, sigmas, data, method, seed, EVALUATORS[evaluator](network, data, loss), generator, loss)
+    job = _Job(network, sigmas, data, method, seed, EVALUATORS[evaluator](network, data, loss), generator, loss)
+    if checkpoint is None:
+        return job
+    checkpoints = Checkpoints(checkpoint, identify(job.settings, seed, model, data))
+    _resume(job, checkpoints, resume)
+    return replace(job, checkpoints=checkpoints)
+
+
+def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
+    """Go on from the newest checkpoint, if there is one. Raises ValueError for one of another run or not wanted."""
+    if checkpoints.exist() and not wanted:
+        raise ValueError(
+            f"{checkpoints.folder} holds the checkpoint of a run: resume it, or name another folder to begin anew"
+        )
+    if not wanted:
+        return
+    state, complaints = checkpoints.read()
+    for complaint in complaints:
+        tqdm.write(f"{complaint}; it is left out")
+    if state is None:
+        tqdm.write(f"{checkpoints.folder} has no checkpoint: the run starts from the beginning")
+    else:
+        job.go_on_from(state)
 
 
 def _events(job: _Job) -> Iterator[Step | Record]:
@@ -191,50 +291,71 @@ def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
 
 
 def _cycles(job: _Job, method: RSO) -> Iterator[Step | Record]:
+    try:
+        while job.progress.cycle <= method.cycles:
+            yield from _cycle(job, method)
+    finally:
+        if job.checkpoints:
+            job.checkpoints.write()
+
+
+def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
+    """What is left of the cycle that is under way."""
     assert job.evaluator is not None
     evaluator = job.evaluator.name
-    begun = time.perf_counter()
-    evaluations = 0
+    progress = job.progress
+    begun = time.perf_counter() - progress.seconds
 
     def record(layer: str | None, choices: dict[str, Counter], **measured: Any) -> Record:
         kept = {name: counts["keep"] / counts.total() for name, counts in choices.items()}
         return Record(
-            cycle=cycle,
+            cycle=progress.cycle,
             layer=layer,
             kept=kept,
             accepted={name: 1 - share for name, share in kept.items()},
-            evaluations=evaluations,
+            evaluations=progress.evaluations,
             seconds=time.perf_counter() - begun,
             evaluator=evaluator,
             **measured,
         )
 
+    def keep_checkpoint() -> None:
+        progress.seconds = time.perf_counter() - begun
+        if job.checkpoints:
+            job.checkpoints.keep(job.state(job.checkpoints.identity))
+
     sizes = {layer.name: layer.size for layer in job.network.layers}
-    for cycle in range(1, method.cycles + 1):
-        choices: dict[str, Counter] = defaultdict(Counter)
-        unread: list[tuple[str | None, Tensor, Tensor]] = []
-        cycle_steps = search_cycle(
-            cycle,
-            job.sigmas,
-            job.network,
-            job.data,
-            method,
-            job.evaluator,
-            job.generator,
-            layer_search(method.parallel),
-        )
-        with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
-            for step in cycle_steps:
-                unread.append((step.layer, step.chosen, step.candidate_losses))
-                evaluations += 3 if method.opposite else 2
-                yield step
-                if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
-                    loss = _read(unread, choices)
-                    swept = dict.fromkeys(("all", step.layer), choices[step.layer])
-                    yield record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
-        if unread:
-            _read(unread, choices)
-        yield record(None, choices, **_measured(job))
+    unread: list[tuple[str | None, Tensor, Tensor]] = []
+    cycle_steps = search_cycle(
+        progress.cycle,
+        job.sigmas,
+        job.network,
+        job.data,
+        method,
+        job.evaluator,
+        job.generator,
+        layer_search(method.parallel),
+        progress.sweeps,
+    )
+    with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
+        for step in cycle_steps:
+            unread.append((step.layer, step.chosen, step.candidate_losses))
+            progress.evaluations += 3 if method.opposite else 2
+            yield step
+            if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
+                loss = _read(unread, progress.choices)
+                progress.sweeps += 1
+                keep_checkpoint()
+                swept = dict.fromkeys(("all", step.layer), progress.choices[step.layer])
+                yield record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
+    if unread:
+        _read(unread, progress.choices)
+    ended = record(None, progress.choices, **_measured(job))
+    progress.records.append(ended)
+    progress.cycle, progress.sweeps = progress.cycle + 1, 0
+    progress.choices.clear()
+    keep_checkpoint()
+    yield ended
 
 
 def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Counter]) -> float:
@@ -267,27 +388,26 @@ def _measure(job: _Job, x: Tensor, y: Tensor) -> tuple[float, float]:
 
 def _grow(job: _Job, command: str) -> Iterator[History]:
     method = job.method
+    settings = job.settings
     if isinstance(method, RSO):
-        parameters = sum(layer.size for layer in searched_layers(job.network, method))
         at_each = 3 if method.opposite else 2
-        total = at_each * parameters * method.cycles
+        total = at_each * settings["parameters"] * method.cycles
     else:
-        parameters = sum(p.numel() for p in job.network.module.parameters() if p.requires_grad)
         total = method.epochs * (len(job.data.x_train) // method.batch_size)
-    settings = {
-        "method": type(job.method).__name__,
-        **asdict(job.method),
-        "data": job.data.name,
-        "train_images": len(job.data.x_train),
-        "test_images": len(job.data.x_test),
-        "parameters": parameters,
-        "evaluator": job.evaluator.name if job.evaluator else "backpropagation",
-        "loss": getattr(job.loss, "__name__", type(job.loss).__name__),
-    }
     history = History(settings, job.seed, versions(), machine(job.data.x_train.device), command)
+    history.cycles += job.progress.records
     latest = {"loss": "-", "accuracy": "-"}
     # disable=None: no bar where the output is no terminal.
-    with tqdm(total=total, unit=" evaluations", unit_scale=True, disable=None, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total,
+        initial=job.progress.evaluations,
+        unit=" evaluations",
+        unit_scale=True,
+        disable=None,
+        dynamic_ncols=True,
+    ) as bar:
+        if history.cycles:
+            yield history
         for event in _events(job):
             if isinstance(event, Step):
                 assert isinstance(method, RSO)
