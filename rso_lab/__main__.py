@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import io
 import shlex
 import signal
 import sys
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from rso_lab.data import NAMES
-    from rso_lab.experiments import EXPERIMENTS, SEEDS, SIZES
+    from rso_lab.experiments import EXPERIMENTS, SEEDS
 
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m rso_lab", description=OVERVIEW, formatter_class=raw)
@@ -83,14 +82,21 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help=text, description=TRAIN, formatter_class=raw)
     command.set_defaults(run=_train, error=command.error)
     _add_training_options(command)
-    commands.add_parser("experiments", help="the paper's claims: what can be tried").set_defaults(run=_experiments)
-    command = commands.add_parser("experiment", help="try one of them, small, over several seeds")
+    command = commands.add_parser("experiments", help="the paper's claims: what can be tried, and how long that took")
+    command.set_defaults(run=_experiments)
+    command.add_argument("--folder", type=Path, default=Path("results"), help="of recorded ones (default: results)")
+    command = commands.add_parser(
+        "experiment", help="try one of them, over several seeds; goes on where it was interrupted"
+    )
     command.set_defaults(run=_experiment, error=command.error)
     command.add_argument("name", choices=EXPERIMENTS)
-    command.add_argument("--size", choices=SIZES, default="class", help="class: digits, minutes (default: class)")
+    text = "class: minutes, evening: an hour or so, full: the paper's, days; not all have all (default: the smallest)"
+    command.add_argument("--size", help=text)
     command.add_argument("--seeds", type=int, default=SEEDS, help=f"how many (default: {SEEDS})")
     command.add_argument("--folder", type=Path, default=Path("results"), help="for NAME_SIZE.json (default: results)")
-    command = commands.add_parser("report", help="claim, paper and measured, from the recorded experiments")
+    command = commands.add_parser(
+        "report", help="claim, paper and measured, from the recorded experiments, with figures"
+    )
     command.set_defaults(run=_report)
     command.add_argument("--folder", type=Path, default=Path("results"), help="(default: results)")
     command = commands.add_parser("plot", help="draw the accuracy of saved runs")
@@ -140,10 +146,8 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: Namespace, command: str) -> None:
-    import torch
-
     from rso_lab import models
-    from rso_lab.history import replacing
+    from rso_lab.history import save_weights
     from rso_lab.rso import RSO
     from rso_lab.train import histories
 
@@ -178,10 +182,7 @@ def _train(options: Namespace, command: str) -> None:
             if options.out is not None:
                 history.save(options.out)
             if options.weights is not None:
-                weights = io.BytesIO()  # torch.save's own writing of files hides what went wrong
-                torch.save(model.state_dict(), weights)
-                with replacing(options.weights) as file:
-                    file.write_bytes(weights.getbuffer())
+                save_weights(model, options.weights)
     except FloatingPointError as error:
         raise Failure(str(error)) from error
     except OSError as error:
@@ -259,32 +260,49 @@ def _drawn(data: "Data", model: "nn.Module", count: int = 5) -> str:
 
 
 def _experiments(options: Namespace, command: str) -> None:
-    from rso_lab.experiments import EXPERIMENTS
+    from rso_lab.experiments import EXPERIMENTS, read
 
     for name, experiment in EXPERIMENTS.items():
-        print(f"{name:13} {experiment.question} The paper: {experiment.paper}")
+        times = []
+        for size in experiment.sizes:
+            path = options.folder / f"{name}_{size}.json"
+            try:
+                result = read(path) if path.exists() else None
+            except ValueError as error:
+                raise Failure(str(error)) from error
+            minutes = f"{result['seconds'] / 60:.0f} min, seeds: {len(result['seeds'])}" if result else "not recorded"
+            times.append(f"{size}: {minutes}")
+        print(f"{name:15} {experiment.question} ({'; '.join(times)})")
 
 
 def _experiment(options: Namespace, command: str) -> None:
     from tqdm import tqdm
 
-    from rso_lab.experiments import perform
+    from rso_lab.experiments import EXPERIMENTS, perform
 
     if options.seeds < 1:
         options.error(f"--seeds is {options.seeds}: expected a whole number, at least 1")
-    _refuse_unwritable(options.folder / f"{options.name}_{options.size}.json")
+    sizes = EXPERIMENTS[options.name].sizes
+    size = options.size or next(iter(sizes))
+    if size not in sizes:
+        options.error(f"--size is {size}: experiment {options.name} has {', '.join(sizes)}")
+    _refuse_unwritable(options.folder / f"{options.name}_{size}.json")
     try:
-        for line in perform(options.name, options.size, options.seeds, options.folder):
+        for line in perform(options.name, size, options.seeds, options.folder):
             tqdm.write(line)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError) as error:
         raise Failure(str(error)) from error
 
 
 def _report(options: Namespace, command: str) -> None:
-    from rso_lab.experiments import report
+    from rso_lab import plots
+    from rso_lab.experiments import curves, report, results
 
     try:
         print(report(options.folder))
+        for name, size, result in results(options.folder):
+            against = "updates" if name == "updates" else "cycle"
+            plots.save(plots.comparison(curves(result), against=against), options.folder / f"{name}_{size}.png")
     except (ValueError, OSError) as error:
         raise Failure(str(error)) from error
 

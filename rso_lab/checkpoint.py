@@ -31,6 +31,7 @@ class State:
     sweeps: int  # how many of it are done
     choices: dict[str, dict[str, int]]  # of these sweeps, counted: "all", and by layer
     evaluations: int
+    multiply_adds: int
     seconds: float
     records: list[dict[str, Any]]  # of the cycles that are done
 

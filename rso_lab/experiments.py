@@ -1,166 +1,486 @@
 """The paper's claims as named experiments: each a few ways to train, side by side, over several seeds, recorded.
 
-Every run has the same network, data and seeds, and differs in what its name says. Runs are stored one by one, so that
-an interrupted experiment goes on with those that are missing.
+The ways of an experiment have network, data and seeds in common, and differ in what their names say. What is done is
+stored after each cycle, so that an interrupted experiment goes on where it was.
 """
 
 import json
 import os
+import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from rso_lab.data import load
-from rso_lab.history import History, machine, replacing, versions
+from rso_lab.data import Data, load
+from rso_lab.history import History, Record, machine, replacing, save_weights, versions
 from rso_lab.models import build
 from rso_lab.rso import RSO
-from rso_lab.train import fit
+from rso_lab.sgd import SGD
+from rso_lab.train import histories
 
-Methods = dict[str, RSO]
 SEEDS = 3  # that an experiment has unless told
+Run = dict[str, Any]  # of one way with one seed, as it is stored
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained, on what, and the search that all runs vary."""
+    """What is trained on what, and the settings that the ways vary: the rival's were found by the grid search."""
 
     dataset: str
     model: str
-    base: RSO
+    rso: RSO
+    sgd: SGD
 
 
-SIZES = {"class": Size("digits", "two_conv", RSO(4, 500, batch_every="neuron"))}  # minutes for each experiment
+CLASS = Size("digits", "two_conv", RSO(4, 500, batch_every="neuron"), SGD(20, 100, 0.1))
+EVENING = Size("mnist", "paper_cnn", RSO(3, 500, batch_every="neuron"), SGD(6, 1000, 0.5, warm_up=1))
+FULL = Size("mnist", "paper_cnn", RSO(50, 5000, batch_every="neuron"), SGD(50, 5000, 0.5))  # §4.1 and §4.5
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train; what is not given is the size's."""
+
+    method: RSO | SGD
+    model: str | None = None
+    scale: float = 1.0  # of the initial weights
+    evaluator: str = "auto"
+
+
+Ways = dict[str, Way]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of a run, and how it is written."""
+
+    of: Callable[[Run], float | None]
+    form: Callable[[float], str]
+
+
+def _accuracy(run: Run) -> float:
+    return run["cycles"][-1]["test_accuracy"]
+
+
+def _accuracy_after(cycle: int) -> Measure:
+    return Measure(lambda run: next((c["test_accuracy"] for c in run["cycles"] if c["cycle"] == cycle), None), _percent)
+
+
+def _updates_to(accuracy: float) -> Measure:
+    def updates(run: Run) -> float | None:
+        return next((cycle["updates"] for cycle in run["cycles"] if cycle["test_accuracy"] >= accuracy), None)
+
+    return Measure(updates, lambda number: f"{number:.0f}")
+
+
+def _per_cycle(key: str) -> Callable[[Run], float]:
+    return lambda run: run["cycles"][-1][key] / len(run["cycles"])
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+ACCURACY = Measure(_accuracy, _percent)
+ACCEPTED = Measure(lambda run: statistics.mean(cycle["accepted"]["all"] for cycle in run["cycles"]), _percent)
+MOVED = Measure(lambda run: run["moved"], _percent)
+SECONDS = Measure(_per_cycle("seconds"), lambda number: f"{number:.1f} s")
+MULTIPLY_ADDS = Measure(_per_cycle("multiply_adds"), lambda number: f"{number:.2g}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says of some of an experiment's ways, and the number that it is tested by."""
+
+    question: str
+    paper: str
+    measure: Measure = ACCURACY
+    labels: tuple[str, ...] = ()  # of the ways that it is about: all, where there are none
+    remark: str = ""  # where it did not show: what was tried, and why that may be
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question, what the paper says to it, and the ways that are compared; the first is the paper's default."""
+    """A question, the ways that are compared, and the claims that they test."""
 
     question: str
-    paper: str
-    methods: Callable[[RSO], Methods]
+    ways: Callable[[Size], Ways]
+    claims: tuple[Claim, ...]
+    sizes: dict[str, Size]
+    prepare: Callable[[Data], Data] = lambda data: data
+    keeps_weights: bool = False  # whether those of the first seed are stored beside the result
 
 
-def _levels(base: RSO) -> Methods:
-    # Above the weight level each proposal has a mini-batch of its own, and the whole network to run.
-    base = replace(base, batch_every="weight", batch_size=100, cycles=2)
-    return {level: replace(base, level=level) for level in ("weight", "layer", "network")}
+def _mnist(size: Size) -> Ways:
+    return {"RSO": Way(size.rso)}
 
 
-def _order(base: RSO) -> Methods:
+def _initialisation(size: Size) -> Ways:
     return {
-        f"{order} first, {layer_order.partition('_')[0]} layer first": replace(
-            base, order=order, layer_order=layer_order
+        "RSO": Way(size.rso),
+        "SGD": Way(size.sgd),
+        "RSO, a tenth of He's weights": Way(size.rso, scale=0.1),
+        "RSO, ten times He's weights": Way(size.rso, scale=10.0),
+    }
+
+
+def _levels(size: Size) -> Ways:
+    # Above the weight level each proposal has a mini-batch of its own, and the whole network to run.
+    base = replace(size.rso, batch_every="weight", batch_size=size.rso.batch_size // 5, cycles=2)
+    return {level: Way(replace(base, level=level)) for level in ("weight", "layer", "network")}
+
+
+def _order(size: Size) -> Ways:
+    return {
+        f"{order} first, {layer_order.partition('_')[0]} layer first": Way(
+            replace(size.rso, order=order, layer_order=layer_order)
         )
         for order in ("neuron", "input")
         for layer_order in ("output_first", "input_first")
     }
 
 
-def _distribution(base: RSO) -> Methods:
-    return {name: replace(base, distribution=name) for name in ("gaussian", "uniform", "template")}
+SCALES = (0.1, 0.3, 3.0, 10.0)
 
 
-def _sigma(base: RSO) -> Methods:
-    return {f"{scale} sigma_d": replace(base, sigma_scale=scale) for scale in (1.0, 0.1, 0.3, 3.0, 10.0)}
+def _proposals(size: Size) -> Ways:
+    others: dict[str, dict[str, Any]] = {
+        "uniform": {"distribution": "uniform"},
+        "template": {"distribution": "template"},
+        "w + d only": {"opposite": False},
+        "not annealed": {"sigma_end": 1.0},
+        **{f"{scale} sigma_d": {"sigma_scale": scale} for scale in SCALES},
+    }
+    return {"as the paper": Way(size.rso)} | {name: Way(replace(size.rso, **other)) for name, other in others.items()}
 
 
-def _annealing(base: RSO) -> Methods:
-    return {"to a tenth": base, "none": replace(base, sigma_end=1.0)}
+BATCH_SIZES = (32, 100, 250, 1000)
 
 
-def _opposite(base: RSO) -> Methods:
-    return {"w + d and w - d": base, "w + d only": replace(base, opposite=False)}
-
-
-def _hold(base: RSO) -> Methods:
-    return {f"for a {unit}": replace(base, batch_every=unit) for unit in ("weight", "neuron", "layer")}
-
-
-def _parallel(base: RSO) -> Methods:
+def _batch(size: Size) -> Ways:
+    base = size.rso
+    growing = replace(base, batch_growth=2.0, batch_size=base.batch_size * base.cycles // (2**base.cycles - 1))
     return {
-        "one by one": base,
-        "neurons apart": replace(base, parallel="neuron"),
-        "weights apart": replace(base, parallel="layer"),
+        "held for a neuron": Way(base),
+        **{f"batch {number}": Way(replace(base, batch_size=number)) for number in BATCH_SIZES},
+        "held for a weight": Way(replace(base, batch_every="weight")),
+        "held for a layer": Way(replace(base, batch_every="layer")),
+        "doubled each cycle": Way(growing),
     }
 
 
+def _julia(size: Size) -> Ways:
+    sizes = {"one_conv": (32, 64, 256, 512, 1024), "two_conv": (32, 512, 1000)}
+    return {
+        f"{model}, batch {number}": Way(replace(size.rso, batch_size=number), model)
+        for model in sizes
+        for number in sizes[model]
+    }
+
+
+def _updates(size: Size) -> Ways:
+    return {"RSO": Way(size.rso), "SGD": Way(size.sgd)}
+
+
+def _parallel(size: Size) -> Ways:
+    return {
+        "one by one": Way(size.rso),
+        "neurons apart": Way(replace(size.rso, parallel="neuron")),
+        "weights apart": Way(replace(size.rso, parallel="layer")),
+    }
+
+
+def _caching(size: Size) -> Ways:
+    base = replace(size.rso, cycles=1, batch_every="weight")
+    return {evaluator: Way(base, evaluator=evaluator) for evaluator in ("plain", "cached", "incremental")}
+
+
+DEPTHS = ("depth3", "depth5", "depth10")
+
+
+def _depth(size: Size) -> Ways:
+    methods: dict[str, RSO | SGD] = {"RSO": size.rso, "SGD": size.sgd}
+    return {f"{depth}, {name}": Way(method, depth) for depth in DEPTHS for name, method in methods.items()}
+
+
+GRID = {"class": (50, 100, 250, 1000), "evening": (100, 1000, 5000, 20_000)}
+RATES = (0.01, 0.1, 0.5, 1.0, 5.0)
+
+
+def _grid(size: Size) -> Ways:
+    batch_sizes = next(sizes for name, sizes in GRID.items() if EXPERIMENTS["grid"].sizes[name] == size)
+    return {
+        f"batch {number}, rate {rate}": Way(replace(size.sgd, batch_size=number, learning_rate=rate))
+        for number in batch_sizes
+        for rate in RATES
+    }
+
+
+def held_out(data: Data) -> Data:
+    """The training set alone: its last sixth (as MNIST's 10,000) to test on, at most 10,000 of the others to train."""
+    kept = len(data.x_train) * 5 // 6
+    few = min(kept, 10_000)
+    x, y = data.x_train, data.y_train
+    return Data.from_arrays(x[:few], y[:few], x[kept:], y[kept:], name=f"{data.name}, held out")
+
+
 EXPERIMENTS = {
+    "mnist": Experiment(
+        "How good does it get?",
+        _mnist,
+        (
+            Claim("How good after 5 cycles?", "98.0 % (§4.5)", _accuracy_after(5)),
+            Claim("How good at the end?", "99.12 % after 50 cycles (§4.1); WANN: 91.9 %, as its authors published"),
+        ),
+        {"class": replace(CLASS, rso=replace(CLASS.rso, cycles=10)), "full": FULL},
+        keeps_weights=True,
+    ),
+    "initialisation": Experiment(
+        "How close is the answer to the start?",
+        _initialisation,
+        (
+            Claim(
+                "How far do weights move, as a share of their length?",
+                "near: the start is already close to the solution (§4.5)",
+                MOVED,
+                ("RSO", "SGD"),
+                "Not near in this sense: as far as the start is from zero, and farther than with SGD.",
+            ),
+            Claim("Does the scale of the first weights matter?", "He's is used throughout (§3)"),
+        ),
+        {"class": CLASS},
+    ),
     "levels": Experiment(
         "Move one weight, a layer or the whole network at a time?",
-        "weight, by far; then layer, network (§4.2)",
         _levels,
+        (
+            Claim(
+                "Which level is best, at equal steps?",
+                "weight, by far; then layer, network (§4.2)",
+            ),
+        ),
+        {"class": CLASS, "evening": EVENING},
     ),
     "order": Experiment(
-        "Does the order of the search matter?", "hardly: 99.06 and 99.12 % with neuron and input first (§4.3)", _order
+        "Does the order of the search matter?",
+        _order,
+        (Claim("Which order is best?", "hardly any: 99.06 and 99.12 % with neuron and input first (§4.3)"),),
+        {"class": CLASS, "evening": EVENING},
     ),
-    "distribution": Experiment(
-        "Which distribution are changes drawn from?", "uniform and template would also be effective (§3)", _distribution
+    "proposals": Experiment(
+        "What should be proposed?",
+        _proposals,
+        (
+            Claim(
+                "Which distribution?",
+                "uniform and template would also be effective (§3)",
+                labels=("as the paper", "uniform", "template"),
+            ),
+            Claim(
+                "Is w - d worth it?", "it often leads to a better choice (§3)", labels=("as the paper", "w + d only")
+            ),
+            Claim("Should changes become smaller?", "to a tenth (§4.1)", labels=("as the paper", "not annealed")),
+            Claim(
+                "How large may the first be?",
+                "0.1 to 10 sigma_d: within 0.15 points (§4.1)",
+                labels=("as the paper", *(f"{scale} sigma_d" for scale in SCALES)),
+            ),
+            Claim("What share is kept?", "about 10 % of changes are accepted", ACCEPTED, ("as the paper",)),
+        ),
+        {"class": CLASS},
     ),
-    "sigma": Experiment("How large are the first changes?", "0.1 to 10 sigma_d: within 0.15 points (§4.1)", _sigma),
-    "annealing": Experiment(
-        "Do changes have to become smaller?", "its changes do, to a tenth of sigma_d (§4.1)", _annealing
+    "batch": Experiment(
+        "How large a mini-batch, held how long?",
+        _batch,
+        (
+            Claim(
+                "How large?",
+                "5000 (§4.1)",
+                labels=(*(f"batch {number}" for number in BATCH_SIZES), "held for a neuron"),
+            ),
+            Claim(
+                "How long is it held?",
+                "a new one for each weight (§3)",
+                labels=("held for a weight", "held for a neuron", "held for a layer"),
+            ),
+            Claim(
+                "Does it fit the held batch?",
+                "about 10 % of changes are accepted, for a weight",
+                ACCEPTED,
+                (
+                    "held for a weight",
+                    "held for a neuron",
+                    "held for a layer",
+                ),
+            ),
+            Claim(
+                "Constant, or growing at equal cost?",
+                "constant (§4.1)",
+                labels=("held for a neuron", "doubled each cycle"),
+            ),
+        ),
+        {"class": CLASS},
     ),
-    "opposite": Experiment(
-        "Is the opposite direction worth a third evaluation?", "it often leads to a better choice (§3)", _opposite
+    "julia": Experiment(
+        "The table of the Julia notebook, redone",
+        _julia,
+        (
+            Claim("How good?", ""),
+            Claim("How long does a cycle take?", "", SECONDS),
+        ),
+        {"evening": Size("mnist", "one_conv", RSO(10, 1024), SGD(10, 100, 0.1))},
     ),
-    "hold": Experiment("How long may a mini-batch be held?", "a new one for each weight (§3)", _hold),
+    "updates": Experiment(
+        "How often do all weights have to be updated?",
+        _updates,
+        (
+            Claim("Updates of all weights to 90 %?", "RSO: 50 to 99.12 %; SGD: up to 600 (§4.5)", _updates_to(0.9)),
+            Claim("And how good at the end?", "99.12 % both, SGD chosen so (§4.5)"),
+        ),
+        {"class": CLASS, "evening": EVENING},
+    ),
     "parallel": Experiment(
-        "What does it cost to search in parallel?", "MNIST: almost nothing after 50 cycles (§4.6)", _parallel
+        "What does it cost to search in parallel?",
+        _parallel,
+        (Claim("Which is best?", "one by one; on MNIST the others almost as good after 50 cycles (§4.6)"),),
+        {"class": CLASS, "evening": EVENING},
+    ),
+    "caching": Experiment(
+        "What does it save to remember activations?",
+        _caching,
+        (
+            Claim(
+                "Multiply-adds of a cycle?", "cached: 3.0 times fewer on MNIST, 3.5 on Depth-10 (§4.7)", MULTIPLY_ADDS
+            ),
+            Claim("Seconds of a cycle?", "", SECONDS),
+        ),
+        {"class": replace(CLASS, model="paper_cnn", rso=RSO(1, 50))},
+    ),
+    "depth": Experiment(
+        "Is deeper better?",
+        _depth,
+        (
+            Claim(
+                "Does accuracy grow with depth?",
+                "yes; Depth-10 on CIFAR-10: 81.8 % after 300 cycles, SGD 82.94 % (§4.4)",
+            ),
+        ),
+        {
+            "class": replace(CLASS, rso=RSO(2, 250, batch_every="neuron")),
+            "full": Size("cifar10", "depth10", RSO(500, 5000, weight_decay=1e-4), SGD(100, 3000, 4.0)),
+        },
+    ),
+    "grid": Experiment(
+        "Which SGD is the rival? Searched on held-out training images",
+        _grid,
+        (Claim("Best settings of SGD?", "batch 5000, rate 0.5 (MNIST); 3000 and 4.0 (CIFAR-10) (§4.5)"),),
+        {"class": CLASS, "evening": EVENING},
+        held_out,
     ),
 }
 
 
 def perform(name: str, size: str, seeds: int, folder: Path) -> Iterator[str]:
-    """Make the runs of an experiment that its file does not have yet; yields a line about each when it is stored.
+    """Make the runs of an experiment that its file does not have yet; yields a line about each when it is done.
 
     Raises ValueError for an unknown name or size, and for a file that is damaged or of other settings.
     """
+    experiment, of_size = _find(name, size)
+    path = folder / f"{name}_{size}.json"
+    ways = experiment.ways(of_size)
+    result = _of(path, name, size) if path.exists() else begin(name, size)
+    data = experiment.prepare(load(of_size.dataset))
+    for seed in range(seeds):
+        for number, (label, way) in enumerate(ways.items()):
+            run = next((run for run in result["runs"] if (run["method"], run["seed"]) == (label, seed)), None)
+            if run is not None and is_done(run, way):
+                continue
+            checkpoint = folder / "checkpoints" / f"{name}_{size}_{number}_{seed}"
+            for run, model in _train(way, of_size, data, seed, label, checkpoint):
+                _put(run, result, path)
+                if experiment.keeps_weights and seed == 0:
+                    save_weights(model, path.with_suffix(".pt"))
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            assert run is not None
+            yield f"{label}, seed {seed}: {_told(run)}"
+
+
+def _find(name: str, size: str) -> tuple[Experiment, Size]:
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment {name!r} is not known: choose from {', '.join(EXPERIMENTS)}")
-    if size not in SIZES:
-        raise ValueError(f"size {size!r} is not known: choose from {', '.join(SIZES)}")
-    path = folder / f"{name}_{size}.json"
-    of_size = SIZES[size]
-    methods = EXPERIMENTS[name].methods(of_size.base)
-    result = _of(path, name, size) if path.exists() else begin(name, size)
-    data = load(of_size.dataset)
-    for seed in range(seeds):
-        for label, method in methods.items():
-            if any((run["method"], run["seed"]) == (label, seed) for run in result["runs"]):
-                continue
-            history = fit(build(of_size.model, data, seed), data, method, seed=seed)
-            _add(result, label, history, path)
-            last = history.cycles[-1]
-            yield f"{label}, seed {seed}: {last.test_accuracy:.2%} after {last.seconds:.1f} s"
+    sizes = EXPERIMENTS[name].sizes
+    if size not in sizes:
+        raise ValueError(f"experiment {name!r} has no size {size!r}: choose from {', '.join(sizes)}")
+    return EXPERIMENTS[name], sizes[size]
 
 
-def _of(path: Path, name: str, size: str) -> dict[str, Any]:
-    """The result in a file. Raises ValueError where it is another experiment's, or one of other settings."""
-    result = read(path)
-    if result["settings"] != begin(name, size)["settings"]:
-        raise ValueError(f"{path} was made with other settings: move it away to begin anew")
-    return result
+def _train(
+    way: Way, size: Size, data: Data, seed: int, label: str, checkpoint: Path
+) -> Iterator[tuple[Run, nn.Module]]:
+    """Train, and yield the run so far after each cycle, with the network."""
+    model = build(way.model or size.model, data, seed)
+    with torch.no_grad():
+        weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+        for weight in weights:
+            weight.mul_(way.scale)
+    start = [weight.detach().clone() for weight in weights]
+    resumed: dict[str, Any] = {"checkpoint": checkpoint, "resume": True} if isinstance(way.method, RSO) else {}
+    run: Run = {"method": label, "seed": seed, "seconds": 0.0, "cycles": [], "failed": ""}
+    try:
+        for history in histories(model, data, way.method, seed=seed, evaluator=way.evaluator, **resumed):
+            cycles = [_without_layer(record) for record in history.cycles]
+            run |= {"seconds": cycles[-1]["seconds"], "cycles": cycles, "moved": moved(start, weights)}
+            run |= {"versions": history.versions, "machine": history.machine}
+            yield run, model
+    except FloatingPointError as error:  # an answer, too
+        run["failed"] = str(error)
+        yield run, model
+
+
+def moved(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:
+    """How far weights are from where they were, as a share of how far they were from zero."""
+    before, after = (torch.cat([w.detach().double().cpu().flatten() for w in weights]) for weights in (start, end))
+    return float((after - before).norm() / before.norm())
+
+
+def is_done(run: Run, way: Way) -> bool:
+    """Whether a run has all its cycles, or cannot go on."""
+    whole = way.method.cycles if isinstance(way.method, RSO) else way.method.epochs
+    return bool(run["failed"]) or len(run["cycles"]) == whole
+
+
+def _told(run: Run) -> str:
+    if run["failed"]:
+        return run["failed"]
+    return f"{_accuracy(run):.2%} after {run['seconds']:.1f} s"
+
+
+def _without_layer(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in asdict(record).items() if key != "layer"}
 
 
 def begin(name: str, size: str) -> dict[str, Any]:
     """An experiment's result without runs."""
-    methods = EXPERIMENTS[name].methods(SIZES[size].base)
-    settings = {
-        "experiment": name,
-        "size": size,
-        "data": SIZES[size].dataset,
-        "model": SIZES[size].model,
-        "methods": {label: {"method": type(method).__name__, **asdict(method)} for label, method in methods.items()},
+    experiment, of_size = _find(name, size)
+    ways = {
+        label: {
+            "method": type(way.method).__name__,
+            **asdict(way.method),
+            "model": way.model or of_size.model,
+            "scale_of_weights": way.scale,
+            "evaluator": way.evaluator,
+        }
+        for label, way in experiment.ways(of_size).items()
     }
     return {
         "command": f"python -m rso_lab experiment {name} --size {size}",
         "seeds": [],
-        "settings": settings,
+        "settings": {"experiment": name, "size": size, "data": of_size.dataset, "ways": ways},
         "versions": versions(),
         "machine": machine(torch.device("cpu")),
         "seconds": 0.0,
@@ -168,11 +488,10 @@ def begin(name: str, size: str) -> dict[str, Any]:
     }
 
 
-def _add(result: dict[str, Any], label: str, history: History, path: Path) -> None:
+def _put(run: Run, result: dict[str, Any], path: Path) -> None:
     """Put a run among the others and write the file, whole or not at all."""
-    cycles = [{key: value for key, value in asdict(record).items() if key != "layer"} for record in history.cycles]
-    run = {"method": label, "seed": history.seed, "seconds": cycles[-1]["seconds"], "cycles": cycles}
-    result["runs"].append({**run, "versions": history.versions, "machine": history.machine})
+    others = [old for old in result["runs"] if (old["method"], old["seed"]) != (run["method"], run["seed"])]
+    result["runs"] = [*others, dict(run)]
     result["seeds"] = sorted({run["seed"] for run in result["runs"]})
     command = begin(result["settings"]["experiment"], result["settings"]["size"])["command"]
     seeds = len(result["seeds"])
@@ -182,17 +501,23 @@ def _add(result: dict[str, Any], label: str, history: History, path: Path) -> No
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
+def _of(path: Path, name: str, size: str) -> dict[str, Any]:
+    """The result in a file. Raises ValueError where it is another experiment's, or one of other settings."""
+    result = read(path)
+    if result["settings"] != json.loads(json.dumps(begin(name, size)["settings"])):
+        raise ValueError(f"{path} was made with other settings: move it away to begin anew")
+    return result
+
+
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """An experiment's result. Raises ValueError, naming the file, where it is none."""
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
         for run in result["runs"]:
-            if (
-                not {"seed", "seconds"} <= run.keys()
-                or not isinstance(run["method"], str)
-                or not isinstance(run["cycles"][-1]["test_accuracy"], float)
-            ):
-                raise ValueError("a run without method or accuracy")
+            if not {"seed", "seconds", "failed"} <= run.keys() or not isinstance(run["method"], str):
+                raise ValueError("a run without method or seed")
+            if not run["failed"] and not isinstance(run["cycles"][-1]["test_accuracy"], float):
+                raise ValueError("a run without accuracy")
         result["settings"]["experiment"], result["command"], result["seeds"], result["machine"]
         return result
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
@@ -201,32 +526,72 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         ) from None
 
 
-def report(folder: Path) -> str:
-    """All results in a folder as one table in Markdown: mean accuracy of the last cycle, and its range over seeds."""
-    lines = ["| experiment | paper | measured | on | command |", "|---|---|---|---|---|"]
+def results(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name, size and result of each experiment that has one in a folder. Raises ValueError for a damaged one."""
     for name, experiment in EXPERIMENTS.items():
-        for size in SIZES:
+        for size in experiment.sizes:
             path = folder / f"{name}_{size}.json"
-            if not path.exists():
+            if path.exists():
+                yield name, size, _of(path, name, size)
+
+
+def report(folder: Path) -> str:
+    """All results in a folder as one table in Markdown: means over the seeds, with the lowest and the highest."""
+    lines = ["| claim | paper | measured | on | command |", "|---|---|---|---|---|"]
+    for name, size, result in results(folder):
+        experiment, of_size = _find(name, size)
+        for claim in experiment.claims:
+            labels = claim.labels or tuple(result["settings"]["ways"])
+            found = {label: text for label in labels if (text := _summary(result, label, claim.measure))}
+            if not found:
                 continue
-            result = _of(path, name, size)
-            of_size = SIZES[size]
-            measured = "<br>".join(f"{label}: {_summary(result, label)}" for label in result["settings"]["methods"])
-            cycles = next(iter(experiment.methods(of_size.base).values())).cycles
-            on = f"{of_size.dataset}, {of_size.model}, {_count(cycles, 'cycle')}"
-            lines.append(f"| {experiment.question} | {experiment.paper} | {measured} | {on} | `{result['command']}` |")
+            told = "<br>".join(f"{label}: {text}" for label, text in found.items())
+            remark = f"<br>{claim.remark}" if claim.remark else ""
+            on = f"{of_size.dataset}, {_count(_cycles(experiment.ways(of_size)[labels[0]]), 'cycle')}"
+            lines.append(f"| {claim.question} | {claim.paper} | {told}{remark} | {on} | `{result['command']}` |")
     if len(lines) == 2:
         raise ValueError(f"{folder} has no results of experiments: python -m rso_lab experiments lists what can be run")
     return "\n".join(lines)
+
+
+def _cycles(way: Way) -> int:
+    return way.method.cycles if isinstance(way.method, RSO) else way.method.epochs
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _summary(result: dict[str, Any], label: str) -> str:
-    shares = [run["cycles"][-1]["test_accuracy"] for run in result["runs"] if run["method"] == label]
-    if not shares:
-        return "not run yet"
-    spread = f"{min(shares):.1%} to {max(shares):.1%}, {_count(len(shares), 'seed')}"
-    return f"{statistics.mean(shares):.1%} ({spread})"
+def _summary(result: dict[str, Any], label: str, measure: Measure) -> str:
+    """Mean, lowest and highest; empty where no run has the number."""
+    runs = [run for run in result["runs"] if run["method"] == label]
+    values = [value for run in runs if not run["failed"] and (value := measure.of(run)) is not None]
+    failed = sum(bool(run["failed"]) for run in runs)
+    parts = []
+    if values:
+        parts.append(f"{measure.form(statistics.mean(values))} ({_spread(values, measure)})")
+    if failed:
+        parts.append(f"{_count(failed, 'run')} failed")
+    settings = result["settings"]["ways"][label]
+    whole = settings.get("cycles", settings.get("epochs"))
+    if any(not run["failed"] and len(run["cycles"]) < whole for run in runs):
+        parts.append(f"after {min(len(run['cycles']) for run in runs)} of {whole} cycles")
+    return ", ".join(parts)
+
+
+def _spread(values: list[float], measure: Measure) -> str:
+    if len(values) == 1:
+        return "1 seed"
+    return f"{measure.form(min(values))} to {measure.form(max(values))}, {_count(len(values), 'seed')}"
+
+
+def curves(result: dict[str, Any]) -> dict[str, list[History]]:
+    """The runs of each way, as histories."""
+    found: dict[str, list[History]] = {}
+    for run in result["runs"]:
+        settings = {**result["settings"]["ways"][run["method"]], "data": result["settings"]["data"]}
+        records = [Record(layer=None, **cycle) for cycle in run["cycles"]]
+        if records:
+            history = History(settings, run["seed"], run["versions"], run["machine"], result["command"], records)
+            found.setdefault(run["method"], []).append(history)
+    return found

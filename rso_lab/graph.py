@@ -151,6 +151,10 @@ class Network(fx.Interpreter):
         size = len(next(iter(given.values())))
         return workers().run([functools.partial(run, rows) for rows in pieces(size, PIECE)])
 
+    def is_one_piece(self, rows: int) -> bool:
+        """Whether so many rows are not cut."""
+        return rows <= PIECE
+
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """What the module `target` puts out: fx calls this for each module in the graph."""
         module = self.fetch_attr(target)

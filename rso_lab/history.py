@@ -1,10 +1,13 @@
 """What a run leaves behind: a record for each layer sweep and each cycle, and the history of a run as JSON."""
 
 import contextlib
+import functools
+import io
 import json
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,10 @@ class Record:
     loss: float  # after a cycle: of all training images; after a sweep: mean of the chosen candidates'
     kept: dict[str, float]  # share of the proposals at which the weight was kept: "all", and by layer
     accepted: dict[str, float]  # share at which a change was accepted
-    evaluations: int  # since the run began: three a proposal, two without the opposite direction; SGD: one an iteration
-    seconds: float  # since the run began
+    updates: int  # how often all weights were up for a change: RSO's cycles, SGD's iterations (§4.5); like all below,
+    evaluations: int  # since the run began; three a proposal, two without the opposite direction; SGD: one an iteration
+    multiply_adds: int  # see cost.layer_costs; SGD: three forward passes an iteration
+    seconds: float
     evaluator: str
 
 
@@ -83,10 +89,18 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a result depends on."""
+    """Of Python and of the packages that a result depends on; in a checkout, of the code by its commit."""
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "rso-lab")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    found = {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    here = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, no checkout
+        git = functools.partial(subprocess.check_output, cwd=here, stderr=subprocess.DEVNULL, text=True)
+        git(["git", "ls-files", "--error-unmatch", __file__])  # a checkout of this kit, and not around it
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no", "."]).strip()
+        found["commit"] = git(["git", "rev-parse", "HEAD"]).strip() + (", changed" if changed else "")
+    return found
 
 
 def machine(device: torch.device) -> str:
@@ -97,3 +111,11 @@ def machine(device: torch.device) -> str:
     processor = next(iter(models), platform.processor() or platform.machine())
     gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     return f"{platform.system()}, {processor}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}{gpu}"
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
+    """Write a state dict that torch.load(weights_only=True) reads."""
+    weights = io.BytesIO()  # torch.save's own writing of files hides what went wrong
+    torch.save(model.state_dict(), weights)
+    with replacing(path) as file:
+        file.write_bytes(weights.getbuffer())

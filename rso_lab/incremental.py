@@ -65,13 +65,17 @@ class IncrementalEvaluator(CachedEvaluator):
         if self.path and isinstance(self.path.origin.module, nn.Linear) and len(self.cache) == 1:
             self.whole = WholeLinear(self.path.origin.module, self.cache.pop(self.path.origin.source))
 
-    @single_threaded
     def begin_batch(self, rows: Tensor) -> None:
         """Run the path with the network as it is, for what is kept and for the current loss."""
         if self.path is None:
             super().begin_batch(rows)
-            return
-        rows = rows.to(self.data.x_train.device)
+        else:
+            self.begin_path(rows, {} if self.whole else self.entering(rows))
+
+    @single_threaded
+    def begin_path(self, rows: Tensor, given: Values) -> None:
+        """The same, given what enters the path."""
+        assert self.path is not None
         self.targets = self.data.y_train[rows]
         if self.passing is None or self.passing.size != len(rows):
             last = self.whole and self.path.affected == {self.path.origin.node, self.path.output}
@@ -80,7 +84,6 @@ class IncrementalEvaluator(CachedEvaluator):
         if self.whole:
             outputs = self.passing.begin({self.path.origin.node: self.whole.outputs(rows)}, self.whole.inputs(rows))
         else:
-            given = self.entering(rows)
             outputs = self.passing.begin(given, given[self.path.origin.source])
         self.current = self.mean_loss(outputs)
         self.found: dict[Choice, float] = {}  # the losses of the candidates

@@ -1,5 +1,6 @@
 """Figures. Each function draws on matplotlib Axes and returns them: line styles and markers as well as colours."""
 
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -20,27 +21,66 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 _STYLES = [(BLUE, "o-"), (ORANGE, "s--"), (GREEN, "^:"), (GREY, "d-.")]
 
 
-def accuracy(histories: History | Sequence[History], ax: Axes | None = None) -> Axes:
-    """Accuracy on the test images after each cycle, one line a run."""
+AXES = {  # what accuracy can be drawn against: fields of a Record
+    "cycle": "cycle (every weight visited once more)",
+    "updates": "times that all weights were up for a change",
+    "evaluations": "evaluations of the loss",
+    "multiply_adds": "multiply-adds",
+    "seconds": "seconds",
+}
+
+
+def accuracy(histories: History | Sequence[History], ax: Axes | None = None, against: str = "cycle") -> Axes:
+    """Accuracy on the test images after each cycle, one line a run, against one of AXES."""
+    if against not in AXES:
+        raise ValueError(f"against is {against!r}: expected {' or '.join(map(repr, AXES))}")
     if isinstance(histories, History):
         histories = [histories]
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     for history, (colour, style) in zip(histories, _STYLES * len(histories), strict=False):
-        cycles = [record.cycle for record in history.cycles]
+        places = [getattr(record, against) for record in history.cycles]
         shares = np.array([record.test_accuracy for record in history.cycles])
         name = f"{history.settings['method']}, {history.settings['data']}, seed {history.seed}"
         label = name if len(histories) > 1 else "the network"
-        ax.plot(cycles, shares, style, color=colour, markersize=4, label=label)
+        ax.plot(places, shares, style, color=colour, markersize=4, label=label)
     if all(history.settings["data"] in NAMES for history in histories):  # all of ten classes
         ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
-    methods = {history.settings["method"] for history in histories}
-    unit = "cycle (every weight visited once more)" if methods == {"RSO"} else "cycle, and epoch of SGD"
+    unit = AXES[against]
+    if against == "cycle" and {history.settings["method"] for history in histories} != {"RSO"}:
+        unit = "cycle, and epoch of SGD"
     ax.set(xlabel=unit, ylabel="test images right", ylim=(0, 1))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if against in ("cycle", "updates"):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if against != "cycle" and len(histories) > 1:  # methods differ by powers of ten
+        ax.set_xscale("log")
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right")
+    return ax
+
+
+def comparison(runs: dict[str, list[History]], ax: Axes | None = None, against: str = "cycle") -> Axes:
+    """Accuracy of several ways to train, by name: the mean over their seeds as a line, lowest to highest as a band."""
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 4), layout="constrained")[1]
+    looks = zip(runs.items(), itertools.cycle(_STYLES), strict=False)
+    for number, ((label, histories), (colour, style)) in enumerate(looks):
+        length = min(len(history.cycles) for history in histories)
+        places = [getattr(record, against) for record in histories[0].cycles[:length]]
+        shares = np.array([[record.test_accuracy for record in history.cycles[:length]] for history in histories])
+        width = 1 + number // len(_STYLES)  # a fifth way has the first colour again
+        ax.plot(places, shares.mean(axis=0), style, color=colour, markersize=4, linewidth=width, label=label)
+        ax.fill_between(places, shares.min(axis=0), shares.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    seeds = max(len(histories) for histories in runs.values())
+    ax.set(xlabel=AXES[against], ylabel="test images right", ylim=(0, 1), title=f"mean and range over seeds: {seeds}")
+    if against == "cycle":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    else:
+        ax.set_xscale("log")
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right", fontsize="small")
     return ax
 
 

@@ -17,13 +17,13 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin
 
 import numpy as np
 import psutil
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from rso_lab.data import Data
@@ -68,6 +68,7 @@ class RSO:
     batch_every: Literal["weight", "neuron", "layer"] = _setting(
         "how long a mini-batch is held (paper: weight); above the weight level, always one proposal", default="weight"
     )
+    batch_growth: float = _setting("each cycle's mini-batches have so many times the images of the last", default=1.0)
     opposite: bool = _setting("try w - delta too (§3)", default=True)
     weight_decay: float = _setting("times |W|^2 / 2, added to the losses (§4.4)", default=0.0)
     batch_norm: bool = _setting("search gamma and beta of the batch norms too (§4.1)", default=True)
@@ -202,6 +203,7 @@ def search_cycle(
     first_sweep: int = 0,
 ) -> Iterator[Step]:
     """Lines 9-17: each weight once, from a sweep on. Then the batch norms hold the training set's statistics."""
+    settings = replace(settings, batch_size=batch_size_in(cycle, settings))
     in_turn = sweeps(searched_layers(network, settings), settings.level, settings.order, settings.layer_order)
     try:
         for layer, visits in itertools.islice(in_turn, first_sweep, None):  # lines 9, 10, 16
@@ -355,6 +357,11 @@ def annealing(cycle: int, settings: RSO) -> float:
     return 1 - (1 - settings.sigma_end) * (cycle - 1) / (settings.cycles - 1)
 
 
+def batch_size_in(cycle: int, settings: RSO) -> int:
+    """Images in a mini-batch of this cycle."""
+    return max(1, round(settings.batch_size * settings.batch_growth ** (cycle - 1)))
+
+
 def changes_batch(held: Visit, visit: Visit, settings: RSO) -> bool:
     """Whether this visit draws a new mini-batch, or goes on with that of the visit before."""
     if settings.batch_every == "weight" or settings.level != "weight":
@@ -451,6 +458,9 @@ def put_back(proposal: Proposal) -> None:
         weight.copy_(proposal.candidates[name][0])
 
 
+CACHE = 2 * 2**30  # bytes of activations that are cached at most: the largest are near the input, and save the least
+
+
 class PlainEvaluator:
     """Three forward passes through the whole network for each proposal: the reference."""
 
@@ -511,51 +521,66 @@ class CachedEvaluator(PlainEvaluator):
         self.start = self.position
         self.frontier = self.network.frontier(self.start)
         self.cache, self.entered = {}, {}
-        if rows < 2 * len(self.data.x_train):
+        x = self.data.x_train
+        self.few: Values = {}
+        if rows < 2 * len(x) or not self._are_apart() or not self._fits():
             return
         if not before or self.start < begin:
-            before, begin = {self.network.input: self.data.x_train}, 1
-        x = self.data.x_train
-        few = self.run_up_to_layer(x[:2])
-        aliased = self.network.writes_in_place and len(self.frontier) > 1  # views, which a cache would take apart
-        if aliased or not all(_is_per_row(few[node], len(x[:2])) for node in self.frontier) or not self._fits(few):
-            return
-        rooms = [few[node].new_empty((len(x), *few[node].shape[1:]), device="meta") for node in self.frontier]
+            before, begin = {self.network.input: x}, 1
+        rooms = [value.new_empty((len(x), *value.shape[1:]), device="meta") for value in self.few.values()]
         used = list(before.values()) if begin > 1 else []
         if [(r.shape, r.dtype) for r in rooms] == [(u.shape, u.dtype) for u in used]:
             rooms = used  # piece by piece in place of the old ones
         else:
             rooms = [torch.empty_like(room, device=x.device) for room in rooms]
-        cache = dict(zip(self.frontier, rooms, strict=True))
+        self.cache = dict(zip(self.frontier, rooms, strict=True))
+        self._run_to(self.cache, before, begin)
 
-        def fill(values: Values, rows: slice) -> None:
-            for node, kept in cache.items():
-                kept[rows] = values[node]
+    def _are_apart(self) -> bool:
+        """Whether what enters for a row is the same whatever the other rows are, judged by the first 16."""
+        if not self.few:
+            x = self.data.x_train[:16]
+            found = self.run_up_to_layer(x)
+            self.few = {node: found[node] for node in self.frontier}
+            aliased = self.network.writes_in_place and len(self.frontier) > 1  # views, which pieces would take apart
+            per_row = all(_is_per_row(value, len(x)) for value in self.few.values())
+            # Two halves: activations that depend on the images beside them differ in one of them at least.
+            halves = (slice(first, None, 2) for first in range(min(2, len(x))))
+            self.apart = per_row and not aliased and all(self._agrees(x[half], half) for half in halves)
+        return self.apart
 
-        self.network.in_pieces(before, fill, start=begin, stop=self.start, keep=self.frontier)
-        # Two halves of a few rows: activations that depend on the images beside them differ in one of them at least.
-        if all(self._agrees(cache, slice(first, 16, 2)) for first in range(min(2, len(x)))):
-            self.cache = cache
-
-    def _agrees(self, cache: Values, rows: slice) -> bool:
-        """Whether the cache holds what these rows give when they are run without the others."""
-        values = self.run_up_to_layer(self.data.x_train[rows])
-        tolerance = torch.finfo(self.data.x_train.dtype).eps ** 0.5
+    def _agrees(self, x: Tensor, rows: slice) -> bool:
+        """Whether some of the first rows give the same when they are run without the others."""
+        values = self.run_up_to_layer(x)
+        tolerance = torch.finfo(x.dtype).eps ** 0.5
         return all(
-            torch.allclose(kept[rows], values[node], rtol=tolerance, atol=tolerance, equal_nan=True)
-            for node, kept in cache.items()
+            torch.allclose(value[rows], values[node], rtol=tolerance, atol=tolerance, equal_nan=True)
+            for node, value in self.few.items()
         )
 
     def entering(self, rows: Tensor) -> Values:
         """What enters the searched layer, for these rows."""
-        if not self.cache:
+        if not self.cache and (self.network.is_one_piece(len(rows)) or not self._are_apart()):
             return self.run_up_to_layer(self.data.x_train[rows])
-        for node, values in self.cache.items():
-            shape = (len(rows), *values.shape[1:])
+        for node, value in self.few.items():
+            shape = (len(rows), *value.shape[1:])
             if node not in self.entered or self.entered[node].shape != shape:
-                self.entered[node] = values.new_empty(shape)
-            self.gather(values, rows, self.entered[node])
-        return {node: self.entered[node] for node in self.cache}
+                self.entered[node] = value.new_empty(shape)
+        if self.cache:
+            for node, values in self.cache.items():
+                self.gather(values, rows, self.entered[node])
+        else:
+            self._run_to(self.entered, {self.network.input: self.data.x_train[rows]}, 1)
+        return dict(self.entered)
+
+    def _run_to(self, rooms: Values, given: Values, begin: int) -> None:
+        """From node `begin` on, given what enters there, up to the searched layer: piece by piece, into `rooms`."""
+
+        def store(values: Values, piece: slice) -> None:
+            for node, room in rooms.items():
+                room[piece] = values[node]
+
+        self.network.in_pieces(given, store, start=begin, stop=self.start, keep=self.frontier)
 
     def gather(self, values: Tensor, rows: Tensor, out: Tensor) -> None:
         """Put these rows (B,) of values (N, ...) into out (B, ...)."""
@@ -565,11 +590,11 @@ class CachedEvaluator(PlainEvaluator):
         """What the frontier puts out for x (B, ...)."""
         return self.network.propagate({self.network.input: x}, stop=self.start, keep=self.frontier)
 
-    def _fits(self, few: dict[fx.Node, Tensor]) -> bool:
+    def _fits(self) -> bool:
         device = self.data.x_train.device
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-        row = sum(few[node][0].nbytes for node in self.frontier)
-        return row * len(self.data.x_train) < free / 2
+        whole = sum(value[0].nbytes for value in self.few.values()) * len(self.data.x_train)
+        return whole < min(free / 2, CACHE)
 
 
 def _is_per_row(value: Any, count: int) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rso_lab.checkpoint import Checkpoints, State, identify
+from rso_lab.cost import forward_cost, layer_costs
 from rso_lab.data import Data, usable_device
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
@@ -28,6 +29,7 @@ from rso_lab.rso import (
     PlainEvaluator,
     Step,
     as_loss,
+    batch_size_in,
     initial_sigmas,
     search,
     search_cycle,
@@ -118,6 +120,7 @@ class _Progress:
     sweeps: int = 0  # that are done of this cycle
     choices: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))  # of these sweeps
     evaluations: int = 0
+    multiply_adds: int = 0
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)  # of the cycles that are done
 
@@ -168,6 +171,7 @@ class _Job:
             sweeps=progress.sweeps,
             choices={name: dict(counts) for name, counts in progress.choices.items()},
             evaluations=progress.evaluations,
+            multiply_adds=progress.multiply_adds,
             seconds=progress.seconds,
             records=[asdict(record) for record in progress.records],
         )
@@ -182,7 +186,8 @@ class _Job:
         progress = self.progress
         progress.cycle, progress.sweeps = state.cycle, state.sweeps
         progress.choices.update({name: Counter(counts) for name, counts in state.choices.items()})
-        progress.evaluations, progress.seconds = state.evaluations, state.seconds
+        progress.evaluations, progress.multiply_adds = state.evaluations, state.multiply_adds
+        progress.seconds = state.seconds
         progress.records += [Record(**record) for record in state.records]
 
 
@@ -211,8 +216,11 @@ def _prepare(
         raise ValueError(f"checkpoint is {str(checkpoint)!r}: expected None for SGD, whose runs are short")
     if resume and checkpoint is None:
         raise ValueError("resume is True without a checkpoint: name the folder that it is in")
-    if method.batch_size > len(data.x_train):
-        raise ValueError(f"batch_size is {method.batch_size}: expected at most {len(data.x_train)}, the data set")
+    largest = method.batch_size
+    if isinstance(method, RSO):
+        largest = max(batch_size_in(cycle, method) for cycle in (1, method.cycles))
+    if largest > len(data.x_train):
+        raise ValueError(f"batch_size is {largest}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
     if isinstance(model, nn.Module):
         model.to(data.x_train.device)
@@ -271,6 +279,7 @@ def _events(job: _Job) -> Iterator[Step | Record]:
 def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
     begun = time.perf_counter()
     model = job.network.module
+    forward = forward_cost(job.network, job.data.x_train)
     try:
         for epoch, iterations in enumerate(descend(model, job.data, method, job.generator, job.loss), 1):
             job.network.stale = set(job.network.batch_norms)
@@ -281,7 +290,9 @@ def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
                 **_measured(job),
                 kept={},
                 accepted={},
+                updates=iterations,
                 evaluations=iterations,
+                multiply_adds=3 * forward * method.batch_size * iterations,
                 seconds=time.perf_counter() - begun,
                 evaluator="backpropagation",
             )
@@ -313,7 +324,9 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
             layer=layer,
             kept=kept,
             accepted={name: 1 - share for name, share in kept.items()},
+            updates=progress.cycle,
             evaluations=progress.evaluations,
+            multiply_adds=progress.multiply_adds,
             seconds=time.perf_counter() - begun,
             evaluator=evaluator,
             **measured,
@@ -324,7 +337,9 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
         if job.checkpoints:
             job.checkpoints.keep(job.state(job.checkpoints.identity))
 
+    costs = layer_costs(job.network, job.data.x_train, method, evaluator)
     sizes = {layer.name: layer.size for layer in job.network.layers}
+    batch = None
     unread: list[tuple[str | None, Tensor, Tensor]] = []
     cycle_steps = search_cycle(
         progress.cycle,
@@ -340,7 +355,13 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
     with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
         for step in cycle_steps:
             unread.append((step.layer, step.chosen, step.candidate_losses))
-            progress.evaluations += 3 if method.opposite else 2
+            evaluations, cost = 3 if method.opposite else 2, costs[step.layer]
+            progress.evaluations += evaluations
+            candidates = evaluations - 1 if cost.batch else evaluations
+            progress.multiply_adds += len(step.batch) * cost.candidate * candidates
+            if step.batch is not batch:
+                batch = step.batch
+                progress.multiply_adds += len(batch) * cost.batch
             yield step
             if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
                 loss = _read(unread, progress.choices)
