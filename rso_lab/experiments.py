@@ -429,10 +429,10 @@ def _train(
         for weight in weights:
             weight.mul_(way.scale)
     start = [weight.detach().clone() for weight in weights]
-    resumed: dict[str, Any] = {"checkpoint": checkpoint, "resume": True} if isinstance(way.method, RSO) else {}
+    kept = {"checkpoint": checkpoint, "resume": checkpoint.exists()} if isinstance(way.method, RSO) else {}
     run: Run = {"method": label, "seed": seed, "seconds": 0.0, "cycles": [], "failed": ""}
     try:
-        for history in histories(model, data, way.method, seed=seed, evaluator=way.evaluator, **resumed):
+        for history in histories(model, data, way.method, seed=seed, evaluator=way.evaluator, **kept):
             cycles = [_without_layer(record) for record in history.cycles]
             run |= {"seconds": cycles[-1]["seconds"], "cycles": cycles, "moved": moved(start, weights)}
             run |= {"versions": history.versions, "machine": history.machine}

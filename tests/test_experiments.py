@@ -1,69 +1,170 @@
 """Experiments: what is compared, what is stored, and that nothing stored is lost or mistaken."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import rso_lab as rso
 from rso_lab.__main__ import main
-from rso_lab.experiments import EXPERIMENTS, SIZES, Size, begin, perform, read, report
+from rso_lab.experiments import EXPERIMENTS, Size, begin, held_out, moved, perform, read, report
+
+RESULTS = Path(__file__).parent.parent / "results"
+TINY = Size("digits", "one_conv", rso.RSO(2, 50, batch_every="neuron"), rso.SGD(2, 100, 0.1, warm_up=1))
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """One cycle of the smallest network."""
-    monkeypatch.setitem(SIZES, "class", Size("digits", "one_conv", rso.RSO(1, 50, batch_every="neuron")))
+    """The smallest network."""
+    for name, experiment in EXPERIMENTS.items():
+        monkeypatch.setitem(EXPERIMENTS, name, replace(experiment, sizes={"class": TINY}))
 
 
 @pytest.fixture
 def done(tiny, tmp_path):
     """A folder with a whole experiment of two seeds."""
-    list(perform("annealing", "class", 2, tmp_path))
+    list(perform("updates", "class", 2, tmp_path))
     return tmp_path
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_ways_differ_in_one_setting_only(name):
-    base = SIZES["class"].base
-    default, *others = EXPERIMENTS[name].methods(base).values()
-    assert name in ("levels", "hold") or default == base  # for these two the mini-batch changes with each weight
-    for other in others:
-        changed = {key for key in vars(base) if getattr(default, key) != getattr(other, key)}
-        assert 1 <= len(changed) <= (2 if name == "order" else 1)
+ONE_SETTING = {"levels", "proposals", "parallel"}  # in which the ways differ from the first
+
+
+@pytest.mark.parametrize(("name", "size"), [(n, s) for n in EXPERIMENTS for s in EXPERIMENTS[n].sizes])
+def test_the_ways_differ_in_what_they_say_only(name, size):
+    experiment = EXPERIMENTS[name]
+    of_size = experiment.sizes[size]
+    ways = experiment.ways(of_size)
+    default, *others = ways.values()
+    for other in others if name in ONE_SETTING else ():
+        changed = {key for key in vars(default.method) if getattr(default.method, key) != getattr(other.method, key)}
+        assert len(changed) == 1
+        assert replace(other, method=default.method) == default
+    for claim in experiment.claims:
+        assert set(claim.labels) <= set(ways)
+    assert len({json.dumps(settings) for settings in begin(name, size)["settings"]["ways"].values()}) == len(ways)
+
+
+def test_a_growing_batch_costs_what_the_constant_one_does():
+    for size in EXPERIMENTS["batch"].sizes.values():
+        ways = EXPERIMENTS["batch"].ways(size)
+        constant, growing = ways["held for a neuron"].method, ways["doubled each cycle"].method
+        images = sum(growing.batch_size * 2**cycle for cycle in range(growing.cycles))
+        assert images == pytest.approx(constant.batch_size * constant.cycles, rel=0.02)
 
 
 def test_every_run_is_the_training_that_its_name_says(done):
-    result = read(done / "annealing_class.json")
+    result = read(done / "updates_class.json")
     assert [(run["method"], run["seed"]) for run in result["runs"]] == [
-        (label, seed) for seed in (0, 1) for label in ("to a tenth", "none")
+        (label, seed) for seed in (0, 1) for label in ("RSO", "SGD")
     ]
     data = rso.load("digits")
-    model = rso.models.build("one_conv", data, seed=1)
-    history = rso.fit(model, data, rso.RSO(1, 50, batch_every="neuron", sigma_end=1.0), seed=1)
-    cycles = result["runs"][3]["cycles"]
-    assert [cycle["test_accuracy"] for cycle in cycles] == [record.test_accuracy for record in history.cycles]
-    assert result["settings"]["methods"]["none"]["sigma_end"] == 1.0
+    for run, method in ((result["runs"][2], TINY.rso), (result["runs"][3], TINY.sgd)):
+        model = rso.models.build("one_conv", data, seed=1)
+        start = copy.deepcopy(model)
+        history = rso.fit(model, data, method, seed=1)
+        assert [cycle["test_accuracy"] for cycle in run["cycles"]] == [r.test_accuracy for r in history.cycles]
+        assert run["moved"] == moved(*([m.conv1.weight, m.fc.weight] for m in (start, model)))
+    assert result["settings"]["ways"]["SGD"]["learning_rate"] == 0.1
     assert result["seeds"] == [0, 1]
-    assert result["command"] == "python -m rso_lab experiment annealing --size class --seeds 2"
+    assert result["command"] == "python -m rso_lab experiment updates --size class --seeds 2"
 
 
-def test_it_goes_on_with_the_runs_that_are_missing(tiny, tmp_path):
-    runs = perform("annealing", "class", 1, tmp_path)
-    assert next(runs).startswith("to a tenth, seed 0: ")
-    runs.close()
-    first = read(tmp_path / "annealing_class.json")["runs"]
-    assert len(first) == 1
-    assert [line.partition(":")[0] for line in perform("annealing", "class", 1, tmp_path)] == ["none, seed 0"]
-    result = read(tmp_path / "annealing_class.json")
-    assert result["runs"][:1] == first
-    assert list(perform("annealing", "class", 1, tmp_path)) == []
-    assert len(list(perform("annealing", "class", 2, tmp_path))) == 2
-    assert list(tmp_path.iterdir()) == [tmp_path / "annealing_class.json"]
+def test_how_far_weights_moved():
+    assert moved([torch.tensor([3.0]), torch.tensor([[4.0]])], [torch.tensor([3.0]), torch.tensor([[5.0]])]) == 0.2
+
+
+def test_the_scale_of_the_first_weights(tiny, tmp_path):
+    list(perform("initialisation", "class", 1, tmp_path))
+    runs = {run["method"]: run for run in read(tmp_path / "initialisation_class.json")["runs"]}
+    data = rso.load("digits")
+    model = rso.models.build("one_conv", data, seed=0)
+    with torch.no_grad():
+        model.conv1.weight.mul_(10)
+        model.fc.weight.mul_(10)
+    history = rso.fit(model, data, TINY.rso, seed=0)
+    last = runs["RSO, ten times He's weights"]["cycles"][-1]
+    assert last["test_accuracy"] == history.cycles[-1].test_accuracy
+
+
+def test_it_goes_on_where_it_was_interrupted(tiny, tmp_path, monkeypatch):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    list(perform("parallel", "class", 1, whole))
+    expected = read(whole / "parallel_class.json")["runs"]
+
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    cycles = 0
+
+    def put(*arguments):
+        nonlocal cycles
+        _put(*arguments)
+        cycles += 1
+        if cycles == 3:
+            raise KeyboardInterrupt
+
+    from rso_lab.experiments import _put
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rso_lab.experiments._put", put)
+        with pytest.raises(KeyboardInterrupt):
+            list(perform("parallel", "class", 1, folder))
+    path = folder / "parallel_class.json"
+    assert [len(run["cycles"]) for run in read(path)["runs"]] == [2, 1]
+    assert "after 1 of 2 cycles" in report(folder)
+    assert (folder / "checkpoints").exists()
+    lines = list(perform("parallel", "class", 1, folder))
+    assert [line.partition(":")[0] for line in lines] == ["neurons apart, seed 0", "weights apart, seed 0"]
+    runs = read(path)["runs"]
+
+    def without_times(runs):
+        return [[{**cycle, "seconds": 0} for cycle in run["cycles"]] for run in runs]
+
+    assert without_times(runs) == without_times(expected)
+    assert list((folder / "checkpoints").iterdir()) == []
+    assert list(perform("parallel", "class", 1, folder)) == []
+
+
+def test_a_run_that_fails_is_an_answer(tiny, tmp_path, monkeypatch):
+    def diverges(size):
+        return {"fast": EXPERIMENTS["updates"].ways(replace(size, sgd=replace(size.sgd, learning_rate=1e30)))["SGD"]}
+
+    monkeypatch.setitem(EXPERIMENTS, "order", replace(EXPERIMENTS["order"], ways=diverges))
+    (line,) = perform("order", "class", 1, tmp_path)
+    assert line.startswith("fast, seed 0: the loss is ")
+    assert "fast: 1 run failed" in report(tmp_path)
+    assert list(perform("order", "class", 1, tmp_path)) == []
+
+
+def test_the_grid_search_sees_no_test_image():
+    data = rso.load("digits")
+    searched = held_out(data)
+    assert torch.equal(torch.cat([searched.x_train, searched.x_test]), data.x_train)
+    assert torch.equal(torch.cat([searched.y_train, searched.y_test]), data.y_train)
+    assert len(searched.x_test) == pytest.approx(len(data.x_train) / 6, abs=1)
+    assert EXPERIMENTS["grid"].prepare is held_out
+
+
+@pytest.mark.parametrize("size", ["class", "evening"])
+def test_the_rival_is_the_best_of_its_grid(size):
+    path = RESULTS / f"grid_{size}.json"
+    if not path.exists():
+        pytest.skip("not recorded")
+    result = read(path)
+    means = {}
+    for run in result["runs"]:
+        means.setdefault(run["method"], []).append(run["cycles"][-1]["test_accuracy"] if not run["failed"] else 0.0)
+    settings = result["settings"]["ways"][max(means, key=lambda label: sum(means[label]))]
+    rival = EXPERIMENTS["updates"].sizes[size].sgd
+    assert (settings["batch_size"], settings["learning_rate"]) == (rival.batch_size, rival.learning_rate)
 
 
 def other_settings(result):
-    result["settings"]["methods"]["none"]["cycles"] = 7
+    result["settings"]["ways"]["RSO"]["cycles"] = 7
 
 
 def no_runs(result):
@@ -79,7 +180,7 @@ def a_run_without_cycles(result):
     [(other_settings, "other settings"), (no_runs, "damaged"), (a_run_without_cycles, "damaged"), (None, "damaged")],
 )
 def test_a_file_that_is_not_this_experiments_is_left_alone(done, damage, message):
-    path = done / "annealing_class.json"
+    path = done / "updates_class.json"
     text = path.read_text("utf-8")
     if damage is None:
         path.write_text(text[: len(text) // 2], "utf-8")
@@ -89,7 +190,7 @@ def test_a_file_that_is_not_this_experiments_is_left_alone(done, damage, message
         path.write_text(json.dumps(result), "utf-8")
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message) as caught:
-        list(perform("annealing", "class", 2, done))
+        list(perform("updates", "class", 2, done))
     assert str(path) in str(caught.value)
     assert path.read_bytes() == before
 
@@ -101,49 +202,51 @@ def test_what_is_not_known_is_refused_with_what_is(name, size, tmp_path):
 
 
 def test_the_report_has_mean_and_range_over_seeds(done):
-    shares = [
-        run["cycles"][-1]["test_accuracy"]
-        for run in json.loads((done / "annealing_class.json").read_text("utf-8"))["runs"]
-        if run["method"] == "none"
-    ]
-    row = report(done).splitlines()[2]
-    assert f"none: {sum(shares) / 2:.1%} ({min(shares):.1%} to {max(shares):.1%}, 2 seeds)" in row
-    assert row.startswith(f"| {EXPERIMENTS['annealing'].question} | {EXPERIMENTS['annealing'].paper} | ")
-    assert "digits, one_conv, 1 cycle" in row
-    assert row.endswith("`python -m rso_lab experiment annealing --size class --seeds 2` |")
+    runs = json.loads((done / "updates_class.json").read_text("utf-8"))["runs"]
+    shares = [run["cycles"][-1]["test_accuracy"] for run in runs if run["method"] == "RSO"]
+    *_, row = report(done).splitlines()
+    assert f"RSO: {sum(shares) / 2:.1%} ({min(shares):.1%} to {max(shares):.1%}, 2 seeds)" in row
+    claim = EXPERIMENTS["updates"].claims[1]
+    assert row.startswith(f"| {claim.question} | {claim.paper} | ")
+    assert "| digits, 2 cycles |" in row
+    assert row.endswith("`python -m rso_lab experiment updates --size class --seeds 2` |")
 
 
-def test_a_report_is_of_what_was_run(done, monkeypatch):
+def test_a_report_is_of_what_was_run(done):
     with pytest.raises(ValueError, match="has no results"):
         report(done / "nowhere")
-    (done / "hold_class.json").write_bytes((done / "annealing_class.json").read_bytes())
-    with pytest.raises(ValueError, match=r"hold_class\.json was made with other settings"):
-        report(done)
-    (done / "hold_class.json").unlink()
-    monkeypatch.setitem(SIZES, "class", Size("digits", "mlp", rso.RSO(1, 50, batch_every="neuron")))
-    with pytest.raises(ValueError, match="other settings"):
+    (done / "parallel_class.json").write_bytes((done / "updates_class.json").read_bytes())
+    with pytest.raises(ValueError, match=r"parallel_class\.json was made with other settings"):
         report(done)
 
 
 def test_the_commands(tiny, tmp_path, capsys):
-    assert main(["experiments"]) == 0
+    assert main(["experiment", "updates", "--seeds", "1", "--folder", str(tmp_path)]) == 0
+    assert "SGD, seed 0: " in capsys.readouterr().out
+    assert main(["experiments", "--folder", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed and experiment.question in listed for name, experiment in EXPERIMENTS.items())
-    assert main(["experiment", "opposite", "--seeds", "1", "--folder", str(tmp_path)]) == 0
-    assert "w + d only, seed 0: " in capsys.readouterr().out
+    assert "class: 0 min, seeds: 1" in listed
+    assert "class: not recorded" in listed
     assert main(["report", "--folder", str(tmp_path)]) == 0
-    assert "w + d only: " in capsys.readouterr().out
+    assert "SGD: " in capsys.readouterr().out
+    assert (tmp_path / "updates_class.png").read_bytes().startswith(b"\x89PNG")
     assert main(["experiment", "speed"]) == 2
     assert "levels" in capsys.readouterr().err
+    assert main(["experiment", "levels", "--size", "huge"]) == 2
+    assert "class" in capsys.readouterr().err
     assert main(["experiment", "levels", "--seeds", "0"]) == 2
     assert main(["experiment", "levels", "--folder", str(tmp_path / "nowhere")]) == 1
-    (tmp_path / "opposite_class.json").write_text("{", "utf-8")
+    (tmp_path / "updates_class.json").write_text("{", "utf-8")
     assert main(["report", "--folder", str(tmp_path)]) == 1
-    assert "opposite_class.json" in capsys.readouterr().err
+    assert "updates_class.json" in capsys.readouterr().err
 
 
 def test_the_recorded_ones_are_of_the_settings_that_the_code_has():
-    for path in (Path(__file__).parent.parent / "results").glob("*_class.json"):
-        name = path.stem.removesuffix("_class")
-        assert read(path)["settings"] == begin(name, "class")["settings"]
-        assert len(read(path)["runs"]) == 3 * len(EXPERIMENTS[name].methods(SIZES["class"].base))
+    for name, experiment in EXPERIMENTS.items():
+        for size in experiment.sizes:
+            path = RESULTS / f"{name}_{size}.json"
+            if path.exists():
+                assert read(path)["settings"] == json.loads(json.dumps(begin(name, size)["settings"])), path
+            if size == "class" and path.exists():
+                assert len(read(path)["runs"]) == 3 * len(experiment.ways(experiment.sizes[size])), path

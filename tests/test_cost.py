@@ -1,0 +1,75 @@
+"""Counted multiply-adds: the paper's and the design's figures, and a small network counted by hand."""
+
+import pytest
+import torch
+
+import rso_lab as rso
+from rso_lab.cost import forward_cost, layer_costs
+from rso_lab.graph import Network
+
+
+def cycle(name, shape, evaluator):
+    """Multiply-adds of a cycle, for one image and candidate."""
+    example = torch.zeros(2, *shape)
+    model = getattr(rso.models, name)(in_channels=shape[0])
+    network = Network(model, example)
+    costs = layer_costs(network, example, rso.RSO(1, 2), evaluator)
+    return sum(layer.size * costs[layer.name].candidate for layer in network.layers)
+
+
+@pytest.mark.parametrize(("name", "shape", "saved"), [("paper_cnn", (1, 28, 28), 3.0), ("depth10", (3, 32, 32), 3.5)])
+def test_the_cache_saves_what_the_paper_says(name, shape, saved):
+    """§4.7."""
+    assert cycle(name, shape, "plain") / cycle(name, shape, "cached") == pytest.approx(saved, abs=0.05)
+
+
+def test_the_networks_cycle_costs_what_the_design_counts():
+    counted = [cycle("paper_cnn", (1, 28, 28), evaluator) for evaluator in ("plain", "cached", "incremental")]
+    assert counted == pytest.approx([36.0e9, 12.1e9, 2.7e9], rel=0.03)
+
+
+HAND = {  # one_conv on 8x8: conv1 4 channels of 3x3 on 64 places, fc of 64 features to 10: two sweeps, fc first
+    "plain": (650 + 40) * 3 * (4 * 9 * 64 + 640),
+    "cached": 650 * 3 * 640 + 40 * 3 * (4 * 9 * 64 + 640),
+    # two candidates; a weight of fc reaches one output, one of conv1 64 places and 16 features
+    "incremental": 650 * 2 * 1 + 650 * 640 + 40 * 2 * (64 + 16 * 10) + 40 * (4 * 9 * 64 + 640),
+}
+
+
+@pytest.mark.parametrize("evaluator", HAND)
+def test_a_record_counts_what_its_evaluator_does(digits, evaluator):
+    model = rso.models.build("one_conv", digits)
+    assert [tuple(p.shape) for p in (model.conv1.weight, model.fc.weight)] == [(4, 1, 3, 3), (10, 64)]
+    *_, record = rso.run(model, digits, rso.RSO(2, 30), seed=0, evaluator=evaluator)
+    assert record.multiply_adds == 2 * 30 * HAND[evaluator]
+    assert (record.updates, record.evaluations) == (2, 2 * 3 * 690)
+
+
+def test_a_held_mini_batch_is_run_once(digits):
+    model = rso.models.build("one_conv", digits)
+    *_, record = rso.run(model, digits, rso.RSO(1, 30, batch_every="layer"), seed=0)
+    assert record.multiply_adds == 30 * (650 * 2 + 640 + 40 * 2 * (64 + 160) + 2304 + 640)
+
+
+def test_sgd_costs_three_forward_passes_an_iteration(digits):
+    model = rso.models.build("one_conv", digits)
+    *_, record = rso.run(model, digits, rso.SGD(3, 40, 0.1, warm_up=1), seed=0)
+    assert record.updates == 9
+    assert record.multiply_adds == 9 * 3 * 40 * (2304 + 640)
+    assert forward_cost(Network(model, digits.x_train[:2]), digits.x_train) == 2304 + 640
+
+
+def test_above_the_weight_level_the_whole_network_is_run(digits):
+    model = rso.models.build("one_conv", digits)
+    *_, record = rso.run(model, digits, rso.RSO(1, 20, level="network"), seed=0)
+    assert record.multiply_adds == 690 * 3 * 20 * (2304 + 640)
+
+
+def test_mini_batches_grow(digits):
+    model = rso.models.build("one_conv", digits)
+    sizes = {}
+    for step in rso.steps(model, digits, rso.RSO(3, 10, batch_growth=1.5), seed=0):
+        sizes.setdefault(step.cycle, set()).add(len(step.batch))
+    assert sizes == {1: {10}, 2: {15}, 3: {22}}
+    with pytest.raises(ValueError, match="batch_size is 160: expected at most 120"):
+        rso.fit(model, digits, rso.RSO(5, 10, batch_growth=2), seed=0)
