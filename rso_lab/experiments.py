@@ -37,7 +37,7 @@ class Size:
     sgd: SGD
 
 
-CLASS = Size("digits", "two_conv", RSO(4, 500, batch_every="neuron"), SGD(20, 100, 0.1))
+CLASS = Size("digits", "two_conv", RSO(4, 500, batch_every="neuron"), SGD(20, 50, 0.1))
 EVENING = Size("mnist", "two_conv", RSO(5, 1000, batch_every="neuron"), SGD(10, 1000, 0.5))
 FULL = Size("mnist", "paper_cnn", RSO(50, 5000, batch_every="neuron"), SGD(50, 5000, 0.5))  # §4.1 and §4.5
 
