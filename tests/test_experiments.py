@@ -10,7 +10,7 @@ import torch
 
 import rso_lab as rso
 from rso_lab.__main__ import main
-from rso_lab.experiments import EXPERIMENTS, Size, begin, held_out, moved, perform, read, report
+from rso_lab.experiments import EXPERIMENTS, Size, begin, best, held_out, moved, perform, read, report
 
 RESULTS = Path(__file__).parent.parent / "results"
 TINY = Size("digits", "one_conv", rso.RSO(2, 50, batch_every="neuron"), rso.SGD(2, 100, 0.1, warm_up=1))
@@ -155,10 +155,7 @@ def test_the_rival_is_the_best_of_its_grid(size):
     if not path.exists():
         pytest.skip("not recorded")
     result = read(path)
-    means = {}
-    for run in result["runs"]:
-        means.setdefault(run["method"], []).append(run["cycles"][-1]["test_accuracy"] if not run["failed"] else 0.0)
-    settings = result["settings"]["ways"][max(means, key=lambda label: sum(means[label]))]
+    settings = result["settings"]["ways"][best(result)]
     rival = EXPERIMENTS["updates"].sizes[size].sgd
     assert (settings["batch_size"], settings["learning_rate"]) == (rival.batch_size, rival.learning_rate)
 
@@ -210,6 +207,15 @@ def test_the_report_has_mean_and_range_over_seeds(done):
     assert row.startswith(f"| {claim.question} | {claim.paper} | ")
     assert "| digits, 2 cycles |" in row
     assert row.endswith("`python -m rso_lab experiment updates --size class --seeds 2` |")
+
+
+def test_the_best_way_of_many():
+    def run(method, accuracy, failed=""):
+        return {"method": method, "failed": failed, "cycles": [{"test_accuracy": accuracy}]}
+
+    runs = [run("a", 0.6), run("a", 0.6), run("b", 0.9), run("b", 0.4), run("c", 0.99), run("c", 0.99, "failed")]
+    assert best({"runs": runs}) == "b"
+    assert best({"runs": runs[:2] + runs[4:]}) == "a"
 
 
 def test_a_report_is_of_what_was_run(done):

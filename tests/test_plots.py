@@ -1,0 +1,43 @@
+"""Figures show the numbers that they say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import rso_lab as rso
+from rso_lab import plots
+
+
+@pytest.fixture(scope="module")
+def histories():
+    """RSO and SGD on the same data."""
+    data = rso.load("digits", train_limit=100, test_limit=50)
+    methods = (rso.RSO(2, 30), rso.SGD(2, 30, 0.1, warm_up=1))
+    return [rso.fit(rso.models.build("one_conv", data), data, method, seed=0) for method in methods]
+
+
+@pytest.mark.parametrize("against", plots.AXES)
+def test_accuracy_against_each_axis(histories, against):
+    ax = plots.accuracy(histories, against=against)
+    for line, history in zip(ax.lines, histories, strict=False):
+        assert list(line.get_xdata()) == [getattr(record, against) for record in history.cycles]
+        assert list(line.get_ydata()) == [record.test_accuracy for record in history.cycles]
+    assert plots.AXES[against] in ax.get_xlabel() or ax.get_xlabel() == "cycle, and epoch of SGD"
+
+
+def test_an_axis_that_is_not_there_is_refused(histories):
+    with pytest.raises(ValueError, match="against is 'days': expected 'cycle' or "):
+        plots.accuracy(histories, against="days")
+
+
+def test_a_comparison_shows_mean_and_range(histories):
+    history = histories[0]
+    worse = replace(history, cycles=[replace(record, test_accuracy=0.0) for record in history.cycles])
+    ax = plots.comparison({"RSO": [history, worse], "SGD": [histories[1]]}, against="updates")
+    shares = np.array([record.test_accuracy for record in history.cycles])
+    assert list(ax.lines[0].get_xdata()) == [1, 2]
+    assert ax.lines[0].get_ydata() == pytest.approx(shares / 2)
+    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0, shares.max())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["RSO", "SGD"]
