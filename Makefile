@@ -27,7 +27,8 @@ demo: $(VENV)/kit
 	$(PY) -m rso_lab demo
 
 test: $(VENV)/dev lint
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 tests $(ARGS)
+	$(PY) -m pytest notebooks
 
 bench: $(VENV)/kit
 	$(PY) benchmarks/evaluators.py --models paper_cnn one_conv
