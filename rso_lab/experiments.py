@@ -23,6 +23,7 @@ from rso_lab.rso import RSO
 from rso_lab.sgd import SGD
 from rso_lab.train import histories
 
+RESULTS = Path(__file__).parent.parent / "results"  # what is recorded, in a checkout
 SEEDS = 3  # that an experiment has unless told
 Run = dict[str, Any]  # of one way with one seed, as it is stored
 
@@ -114,7 +115,7 @@ class Experiment:
     claims: tuple[Claim, ...]
     sizes: dict[str, Size]
     prepare: Callable[[Data], Data] = lambda data: data
-    keeps_weights: bool = False  # whether those of the first seed are stored beside the result
+    weights_of: tuple[str, ...] = ()  # sizes, of which the first seed's network is stored beside the result
 
 
 def _mnist(size: Size) -> Ways:
@@ -239,7 +240,7 @@ EXPERIMENTS = {
             Claim("How good at the end?", "99.12 % after 50 cycles (§4.1); WANN: 91.9 %, as its authors published"),
         ),
         {"class": replace(CLASS, rso=replace(CLASS.rso, cycles=10)), "full": FULL},
-        keeps_weights=True,
+        weights_of=("full",),
     ),
     "initialisation": Experiment(
         "How close is the answer to the start?",
@@ -250,7 +251,7 @@ EXPERIMENTS = {
                 "near: the start is already close to the solution (§4.5)",
                 MOVED,
                 ("RSO", "SGD"),
-                "Not near in this sense: as far as the start is from zero, and farther than with SGD.",
+                remark="RSO ends nearer to its start than SGD, but not near: by most of the start's own length.",
             ),
             Claim("Does the scale of the first weights matter?", "He's is used throughout (§3)"),
         ),
@@ -408,7 +409,7 @@ def perform(name: str, size: str, seeds: int, folder: Path) -> Iterator[str]:
             checkpoint = folder / "checkpoints" / f"{name}_{size}_{number}_{seed}"
             for run, model in _train(way, of_size, data, seed, label, checkpoint):
                 _put(run, result, path)
-                if experiment.keeps_weights and seed == 0:
+                if size in experiment.weights_of and seed == 0:
                     save_weights(model, path.with_suffix(".pt"))
             shutil.rmtree(checkpoint, ignore_errors=True)
             assert run is not None
@@ -434,7 +435,9 @@ def _train(
         for weight in weights:
             weight.mul_(way.scale)
     start = [weight.detach().clone() for weight in weights]
-    kept = {"checkpoint": checkpoint, "resume": checkpoint.exists()} if isinstance(way.method, RSO) else {}
+    kept: dict[str, Any] = {}
+    if isinstance(way.method, RSO):
+        kept = {"checkpoint": checkpoint, "resume": checkpoint.exists()}
     run: Run = {"method": label, "seed": seed, "seconds": 0.0, "cycles": [], "failed": ""}
     try:
         for history in histories(model, data, way.method, seed=seed, evaluator=way.evaluator, **kept):

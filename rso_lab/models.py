@@ -129,6 +129,22 @@ def mlp(in_channels: int = 1, classes: int = 10, image_size: tuple[int, int] = (
     return he_init_(nn.Sequential(OrderedDict(layers)), seed)
 
 
+@torch.random.fork_rng(devices=[])
+def stack(depth: int, in_features: int, width: int = 64, classes: int = 10, seed: int = 0) -> nn.Sequential:
+    """Linear layers in a row, each but the last with ReLU, no batch norm: shows what the scale of weights does.
+
+    (B, in_features) of any shape behind B -> (B, classes).
+    """
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    for number in range(1, depth):
+        layers[f"fc{number}"] = nn.Linear(in_features if number == 1 else width, width)
+        layers[f"relu{number}"] = nn.ReLU()
+    layers[f"fc{depth}"] = nn.Linear(width if depth > 1 else in_features, classes)
+    model = nn.Sequential(OrderedDict(layers))
+    he_init_(model, seed)
+    return model
+
+
 class Block(nn.Module):
     """A basic residual block (He et al. 2016): two 3x3 convolutions with batch norm, and a shortcut across them.
 

@@ -112,6 +112,33 @@ def loss_along_weight(
     return ax
 
 
+def signals(spreads: Sequence[float], ax: Axes | None = None) -> Axes:
+    """How large activations are, layer by layer: `spreads[0]` of the images, then after each layer."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
+    ax.axhline(spreads[0], color=GREY, linewidth=1, linestyle=":", label="of the images")
+    ax.plot(range(len(spreads)), spreads, "o-", color=BLUE, markersize=5, label="after each layer")
+    ax.set(xlabel="layer (0: the images)", ylabel="root mean square of the activations", yscale="log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="best", fontsize="small")
+    return ax
+
+
+def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: Axes | None = None) -> Axes:
+    """A histogram of accuracies, with a labelled line at one of them."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
+    ax.hist(values, bins=20, color=BLUE, alpha=0.7)
+    if mark is not None:
+        ax.axvline(mark[0], color=ORANGE, linestyle="--", label=f"{mark[1]}: {mark[0]:.1%}")
+        ax.legend()
+    ax.set(xlabel="test images right", ylabel="networks")
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(alpha=0.3)
+    return ax
+
+
 @torch.no_grad()
 def answers(model: nn.Module, data: Data, count: int = 8) -> Figure:
     """The first test images with the model's answer to each, and its accuracy on all of them."""

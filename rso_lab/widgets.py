@@ -17,8 +17,10 @@ from torch import nn
 
 from rso_lab import plots
 from rso_lab.data import Data
+from rso_lab.experiments import RESULTS, curves, results
 from rso_lab.graph import Network
 from rso_lab.history import History
+from rso_lab.models import stack
 from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, initial_sigmas
 
 
@@ -119,6 +121,125 @@ class Microscope(ipw.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs)
         return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+class Initialisation(ipw.VBox):
+    """What the scale of the first weights does to the signals in a row of linear layers: a slider, and a picture.
+
+    The layers have ReLU and no batch norm; their weights are He's times the slider.
+    """
+
+    def __init__(self, data: Data, depth: int = 8):
+        self.x = data.x_train[:500]
+        self.model = stack(depth, self.x[0].numel(), classes=data.classes)
+        self.first = [weight.detach().clone() for weight in self.model.parameters() if weight.dim() > 1]
+        self.figure = Figure(figsize=(7, 2.9), layout="constrained")
+        self.axes = self.figure.subplots(1, 2)
+        self.scale = ipw.FloatLogSlider(
+            value=1,
+            min=-1,
+            max=1,
+            step=0.05,
+            description="times He",
+            readout_format=".2f",
+            layout=ipw.Layout(min_width="300px"),
+        )
+        self.he = ipw.Button(description="Back to He's")
+        self.image = ipw.HTML()
+        self.post = _poster()
+        self.scale.observe(lambda change: self.post(self.draw), names="value")
+        self.he.on_click(lambda button: self.scale.set_trait("value", 1))
+        self.draw()
+        super().__init__([ipw.HBox([self.scale, self.he], layout=ipw.Layout(flex_flow="row wrap")), self.image])
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """Set the weights, and show the signals as they are now."""
+        weights = [weight for weight in self.model.parameters() if weight.dim() > 1]
+        for weight, first in zip(weights, self.first, strict=True):
+            weight.copy_(first * self.scale.value)
+        self.spreads = layer_signals(self.model, self.x)
+        signals, outputs = self.axes
+        for ax in self.axes:
+            ax.clear()
+        plots.signals(self.spreads, signals)
+        chances = F.softmax(self.model(self.x), dim=1).max(dim=1).values.numpy()
+        outputs.hist(chances, bins=20, range=(0, 1), color=plots.BLUE, alpha=0.7)
+        outputs.set(xlabel="probability of its first answer", ylabel="images")
+        last = self.spreads[-1]
+        self.image.value = image(
+            self.figure, f"Weights of {self.scale.value:.2f} times He: outputs of size {last:.2g}."
+        )
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+@torch.no_grad()
+def layer_signals(model: nn.Sequential, x: torch.Tensor) -> list[float]:
+    """Root mean square of x (B, ...), and of what each linear layer, with its ReLU, makes of it."""
+    sizes = [x]
+    for module in model:
+        x = module(x)
+        if isinstance(module, nn.Linear):
+            sizes.append(x)
+        elif isinstance(module, nn.ReLU):
+            sizes[-1] = x
+    return [value.square().mean().sqrt().item() for value in sizes]
+
+
+class Recorded(ipw.VBox):
+    """Recorded experiments of the paper's claims: choose one, and see its curves. No run is made."""
+
+    def __init__(self, name: str | None = None, against: str = "cycle"):
+        found = {f"{name} ({size})": result for name, size, result in results(RESULTS)}
+        first = next(label for label in found if name is None or label.startswith(f"{name} "))
+        self.found = found
+        self.figure = Figure(figsize=(7, 3.4), layout="constrained")
+        self.axes = self.figure.subplots()
+        self.choice = ipw.Dropdown(options=list(found), value=first, description="experiment")
+        self.against = ipw.Dropdown(options=list(plots.AXES), value=against, description="against")
+        self.image = ipw.HTML()
+        self.post = _poster()
+        for control in (self.choice, self.against):
+            control.observe(lambda change: self.post(self.draw), names="value")
+        self.draw()
+        super().__init__([ipw.HBox([self.choice, self.against], layout=ipw.Layout(flex_flow="row wrap")), self.image])
+
+    def draw(self) -> None:
+        """Show the experiment that is chosen."""
+        result = self.found[self.choice.value]
+        self.axes.clear()
+        plots.comparison(curves(result), self.axes, self.against.value)
+        self.axes.set_title(f"{self.choice.value}: {result['command']}", fontsize="small")
+        last = {label: runs[0].cycles[-1].test_accuracy for label, runs in curves(result).items()}
+        told = ", ".join(f"{label} {share:.1%}" for label, share in last.items())
+        self.image.value = image(self.figure, f"Recorded accuracy at the end, first seed: {told}.")
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+class Quiz(ipw.VBox):
+    """A question with answers to choose from; each has an explanation. The first answer given is the right one."""
+
+    def __init__(self, question: str, answers: dict[str, str]):
+        self.right = next(iter(answers))
+        self.explanations = answers
+        shown = sorted(answers)  # so that the right one is not always the first
+        self.choice = ipw.RadioButtons(options=shown, index=None, layout=ipw.Layout(width="auto"))
+        self.said = ipw.HTML()
+        self.post = _poster()
+        self.choice.observe(lambda change: self.post(self.tell), names="value")
+        super().__init__([ipw.HTML(f"<b>{html.escape(question)}</b>"), self.choice, self.said])
+
+    def tell(self) -> None:
+        """Explain the answer that was chosen."""
+        chosen = self.choice.value
+        verdict = "Right." if chosen == self.right else "Not quite."
+        self.said.value = f"{verdict} {html.escape(self.explanations[chosen])}"
 
 
 def watch(histories: Iterable[History]) -> History:

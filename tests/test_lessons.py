@@ -95,3 +95,58 @@ def test_the_ledger_has_the_figures_of_the_run(digits, capsys):
     out = capsys.readouterr().out
     assert f"{history.cycles[-1].test_accuracy:.1%} of 60 test images" in out
     assert "2,070 losses, each over 20 images" in out
+
+
+SIGMAS = {
+    "variance": (lambda w: 2 / w[0].numel(), "its square root"),
+    "no relu": (lambda w: (1 / w[0].numel()) ** 0.5, "Without the 2"),
+    "fan-out": (lambda w: (2 / w.shape[0]) ** 0.5, "divide by the outputs"),
+    "all weights": (lambda w: (2 / w.numel()) ** 0.5, "divide by all weights"),
+    "channels only": (lambda w: (2 / w.shape[1]) ** 0.5, "also sums over the kernel's places"),
+    "measured": (lambda w: float(w.std()), "from its shape alone"),
+    "text": (lambda w: "0.1", "your answer was '0.1'"),
+    "an error": (lambda w: w.nothing, "stopped with AttributeError"),
+}
+NORMALISED = {
+    "mean only": (lambda x: x - x.mean(), "Divide by the deviation, too."),
+    "deviation only": (lambda x: x / x.std(), "Subtract the mean first."),
+    "variance": (lambda x: (x - x.mean()) / x.var(), "divide by the variance"),
+    "each image": (
+        lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True),
+        "Each image by its own mean",
+    ),
+    "each pixel": (lambda x: (x - x.mean(0)) / (x.std(0) + 1e-8), "Each pixel by its own mean"),
+    "brackets": (lambda x: x - x.mean() / x.std(), "wanted are 0 and 1"),
+    "a number": (lambda x: x.mean(), "same shape"),
+    "an error": (lambda x: x / None, "stopped with TypeError"),
+}
+CHECKS = {
+    "he_sigma": (lessons.check_he_sigma, lambda w: (2 / w[0].numel()) ** 0.5, SIGMAS),
+    "normalise": (lessons.check_normalise, lambda x: (x - x.mean()) / x.std(), NORMALISED),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_exercise_is_judged_right(name, capsys):
+    check, solution, _ = CHECKS[name]
+    assert check(solution)
+    assert capsys.readouterr().out.startswith("Right")
+    assert not check(lambda tensor: ...)
+    assert capsys.readouterr().out.startswith("Not done yet")
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "advice"),
+    [(check, *mistake) for check, _, named in CHECKS.values() for mistake in named.values()],
+)
+def test_a_mistake_is_named(check, answer, advice, capsys):
+    assert not check(answer)
+    said = capsys.readouterr().out
+    assert said.startswith("Not yet")
+    assert advice in said
+
+
+def test_random_networks_are_those_of_their_seeds(digits):
+    found = lessons.random_networks(digits, 3)
+    model = rso.models.build("one_conv", digits, seed=2)
+    assert found[2] == (model(digits.x_test).argmax(dim=1) == digits.y_test).double().mean().item()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import rso_lab as rso
-from rso_lab import plots
+from rso_lab import plots, widgets
 from rso_lab.widgets import Microscope
 
 
@@ -135,3 +135,46 @@ def test_answers_are_the_models(digits):
     for ax, answer, label, ok in zip(figure.axes, answers, digits.y_test, right, strict=False):
         assert ax.get_title() == f"says {answer}\n" + ("right" if ok else f"is {label}")
     assert figure.get_suptitle() == f"{sum(right)} of all 60 test images right: {sum(right) / 60:.1%}"
+
+
+def test_initialisation_shows_what_the_scale_does(digits):
+    seen = widgets.Initialisation(digits, depth=4)
+    he, picture = seen.spreads, seen.image.value
+    assert len(he) == 5
+    assert he[0] == pytest.approx(digits.x_train.square().mean().sqrt().item())
+    seen.scale.value = 2
+    assert seen.spreads == pytest.approx([size * 2**layer for layer, size in enumerate(he)], rel=1e-4)
+    assert seen.image.value != picture
+    seen.he.click()
+    assert seen.scale.value == 1
+    assert seen.spreads == pytest.approx(he)
+    assert base64.b64decode(seen._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+
+
+def test_recorded_runs_can_be_chosen():
+    seen = widgets.Recorded("order")
+    assert seen.choice.value == "order (class)"
+    assert len(seen.axes.lines) == 4
+    seen.choice.value = "updates (class)"
+    assert [text.get_text() for text in seen.axes.get_legend().get_texts()] == ["RSO", "SGD"]
+    assert seen.axes.get_xlabel() == plots.AXES["cycle"]
+    seen.against.value = "seconds"
+    assert seen.axes.get_xlabel() == "seconds"
+    assert "updates" in seen.axes.get_title()
+    assert "SGD" in seen.image.value
+
+
+def test_a_quiz_explains_each_answer():
+    quiz = widgets.Quiz("Which?", {"this one": "Because.", "another": "No, for < that >."})
+    assert quiz.choice.value is None
+    quiz.choice.value = "another"
+    assert quiz.said.value == "Not quite. No, for &lt; that &gt;."
+    quiz.choice.value = "this one"
+    assert quiz.said.value == "Right. Because."
+
+
+def test_signals_and_shares_are_drawn():
+    assert list(plots.signals([1.0, 0.5, 0.25]).lines[1].get_ydata()) == [1.0, 0.5, 0.25]
+    ax = plots.shares([0.1, 0.1, 0.2], (0.2, "the best"))
+    assert sum(bar.get_height() for bar in ax.patches) == 3
+    assert ax.get_legend().get_texts()[0].get_text() == "the best: 20.0%"

@@ -1,0 +1,257 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Initialisation: how random should the weights be?
+#
+# **30 minutes · builds on 00.** In a 50-minute class, skip section 5.
+#
+# Lesson 00 began with random weights and ended with the question: *how* random should they be? After this lesson you can
+#
+# * say why images are normalised, and do it,
+# * choose the spread of a layer's first weights with **He's rule**, and see what happens without it,
+# * say what sigma_d is, the number that RSO takes its steps by,
+# * say how far the trained weights are from where they began.
+
+# %%
+# %matplotlib inline
+import torch
+
+import rso_lab as rso
+
+rso.lessons.begin()
+
+# %% [markdown]
+# ## 1 · Play: a signal on its way through eight layers (4 minutes)
+#
+# Below is a network of eight layers, with random weights. An image enters on the left (layer 0), each layer makes new
+# numbers of it, the **activations**, and passes them on. The left picture shows how large they are after each layer, the
+# right one how sure the network is of its first answer, for 500 images.
+#
+# Move the slider: it multiplies all weights. Find out
+#
+# 1. what happens to the signal at 0.5, and at 2,
+# 2. at which place the last layer's activations are about as large as the images.
+
+# %%
+rso.widgets.Initialisation(rso.load("digits"))
+
+# %% [markdown]
+# Eight times in a row, a little too small is nearly nothing, and a little too large is a flood. With nearly nothing all
+# answers are equally likely, whatever the image is. In the flood the network is quite sure of answers that are mere chance.
+# In neither case would a small change of a weight tell us much.
+#
+# In between is a place where the signal keeps its size. The slider's 1 is that place: **He's rule** (He et al., 2015). You
+# will write it down in section 3.
+
+# %% [markdown]
+# ## 2 · The images first (5 minutes)
+#
+# What enters should have a size that does not depend on the scanner. So all images are **normalised**: from each pixel the
+# mean of *all* training pixels is subtracted, and the result is divided by their **standard deviation**, which says how far
+# pixels typically are from their mean. Then the mean is 0 and the deviation 1.
+#
+# **Exercise. Difficulty: easy, 3 minutes.** Write `normalise`: `x` is a tensor of images, `x.mean()` and `x.std()` are its
+# mean and its deviation.
+#
+# <details><summary>Hint 1</summary>
+#
+# Two steps: first take away the mean, then divide by the deviation. Both are one number, for all images together.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Mind the brackets: `a - b / c` divides before it subtracts.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "normalise", "locked": false, "schema_version": 3, "solution": true}
+def normalise(x):
+    ### BEGIN SOLUTION
+    return (x - x.mean()) / x.std()
+    ### END SOLUTION
+
+
+# %%
+rso.lessons.check_normalise(normalise)
+
+# %% [markdown]
+# `rso.load` has done this already. The test images are shifted and divided by the same two numbers: those of the
+# *training* images, for the test images are not to be looked at before the end.
+
+# %%
+data = rso.load("digits")
+print(f"training images: mean {data.x_train.mean():.3f}, deviation {data.x_train.std():.3f}")
+print(f"test images:     mean {data.x_test.mean():.3f}, deviation {data.x_test.std():.3f}")
+
+# %% [markdown]
+# ## 3 · He's rule (8 minutes)
+#
+# One output neuron multiplies each of its inputs by a weight and adds all up. How many there are is its **fan-in**. The sum
+# of many small random numbers grows with their number: with a fan-in of 144 it is typically 12 times as large as one of
+# them, for 12 is the square root of 144. To keep the size, the weights have to be smaller by that square root.
+#
+# Then comes **ReLU**: it sets what is negative to zero, about half of it. Half of the sum of squares is gone. So the rule has
+# a 2 in it. The weights are drawn from a normal distribution with mean 0 and the standard deviation
+#
+# $$\sigma = \sqrt{\frac{2}{\text{fan-in}}}$$
+#
+# **Exercise. Difficulty: medium, 5 minutes.** Write `he_sigma`. It gets a layer's weight tensor, with a shape such as
+# `(16, 8, 3, 3)`: 16 output neurons, each with 8 input channels of 3 x 3 places.
+#
+# <details><summary>Hint 1</summary>
+#
+# `weight[0]` is all that belongs to the first output neuron.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `weight[0].numel()` counts it: 8 x 3 x 3 = 72 in the example. `number ** 0.5` is a square root.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "he_sigma", "locked": false, "schema_version": 3, "solution": true}
+def he_sigma(weight):
+    ### BEGIN SOLUTION
+    return (2 / weight[0].numel()) ** 0.5
+    ### END SOLUTION
+
+
+# %%
+rso.lessons.check_he_sigma(he_sigma)
+
+# %% [markdown]
+# **sigma_d.** The weights that were drawn have a standard deviation of their own, close to He's. RSO measures it once, layer
+# by layer, before the search begins, and calls it sigma_d (d is the number of the layer). It is RSO's only measure of
+# length: its first changes are drawn from N(0, sigma_d). The paper's network for MNIST, layer by layer (the batch norms,
+# between the layers, have numbers that all begin at 1 or 0; for them RSO has a setting):
+
+# %%
+model = rso.models.paper_cnn()
+for name, weight in model.named_parameters():
+    if weight.dim() > 1:
+        fan_in = weight[0].numel()
+        print(f"{name:13} fan-in {fan_in:3}   He {(2 / fan_in) ** 0.5:.3f}   sigma_d {weight.std(correction=0):.3f}")
+
+# %% [markdown]
+# ## 4 · How good is a random network? (4 minutes)
+#
+# Here are 300 networks as in lesson 00, untrained, each with weights of its own. Most will be near 10 %. What do you think:
+# how many of the test images does the *best* of the 300 get right? Write down a number between 0 and 1.
+
+# %%
+prediction = ...  # <- your prediction
+
+# %%
+accuracies = rso.lessons.random_networks(rso.load("digits"), 300)
+rso.plots.shares(accuracies, (max(accuracies), "the best"))
+rso.lessons.compare(prediction, max(accuracies), "Test images right, best of 300")
+
+# %% [markdown]
+# To draw networks until one reads well is a search, too, but a poor one: every draw throws away all that the one before had
+# found. RSO keeps what it has and changes one weight. (And picking the best of 300 *by the test images* would be cheating: it
+# is the luckiest on these images. On others it would do worse.)
+
+# %% [markdown]
+# ## 5 · How far is the answer from the start? (5 minutes)
+#
+# Take all weights of a network as one long arrow. Training moves its tip. How far, as a share of the arrow's length at the
+# start? 0 means that nothing moved, 1 that it moved as far as the start is from zero.
+#
+# The paper says that the random start "is already close to the final solution". What do you expect after ten cycles?
+
+# %%
+prediction = ...  # <- your prediction: a share, such as 0.05 or 0.5
+
+# %%
+data = rso.load("digits")
+model = rso.models.build("one_conv", data)
+start = [weight.detach().clone() for weight in model.parameters() if weight.dim() > 1]
+history = rso.widgets.watch(rso.histories(model, data, rso.RSO(cycles=10, batch_size=1000), seed=0))
+
+# %%
+from rso_lab.experiments import moved
+
+share = moved(start, [weight for weight in model.parameters() if weight.dim() > 1])
+print(f"The weights moved by {share:.2f} of their first length. Your prediction: {prediction}")
+
+# %% [markdown]
+# That is not close. What the paper shows is that *few visits* are enough: each weight has had ten guesses, and the network
+# reads. Few steps need not be small ones.
+#
+# And from the wrong start? These runs were recorded, with a network of two convolutions, four cycles and three seeds: with
+# He's weights, with a tenth of them, and with ten times. Sigma_d is measured on the weights as they come, so with ten times
+# the weights the steps are ten times as long, too.
+
+# %%
+rso.widgets.Recorded("initialisation")
+
+# %% [markdown]
+# Too large a start costs some points, too small a start ruins the search: the signal hardly arrives, and steps that are a
+# tenth as long cannot make up for it in four cycles. SGD, the method with gradients, is in the picture to compare with; it
+# went farther from its start than RSO did.
+
+# %% [markdown]
+# **The ledger** of the ten cycles above:
+
+# %%
+rso.lessons.ledger(history)
+
+# %% [markdown]
+# ## 6 · Three questions (2 minutes)
+
+# %%
+rso.widgets.Quiz(
+    "A layer has 256 input channels and 3 x 3 kernels. What is its fan-in?",
+    {
+        "2304": "256 x 9: each output sums over all of them.",
+        "256": "Each channel brings nine places of the kernel, too.",
+        "9": "That is one channel's share. The output sums over all 256 channels.",
+    },
+)
+
+# %%
+rso.widgets.Quiz(
+    "Why does He's rule have a 2 in it?",
+    {
+        "ReLU sets about half of the values to zero": "So half of the sum of squares is lost, and made up for in advance.",
+        "There are two layers": "The rule is for any number of layers.",
+        "Weights can be positive or negative": "That is why their mean is 0, but not where the 2 comes from.",
+    },
+)
+
+# %%
+rso.widgets.Quiz(
+    "RSO's sigma_d is measured ...",
+    {
+        "once, before the search": "The steps are in units of the start, not of what the weights have become.",
+        "after each cycle": "Then steps would grow with the weights. RSO's shrink by a fixed plan instead.",
+        "for each mini-batch": "It has nothing to do with images: it is the spread of a layer's weights.",
+    },
+)
+
+# %% [markdown]
+# ## 7 · What you take home
+#
+# * **The scale of the first weights decides whether signals survive the layers.** He's rule keeps them as large as they came.
+# * sigma_d is the spread of a layer's weights at the start, and RSO's unit of length.
+# * The search begins with what chance has drawn, and moves far from it in few steps.
+#
+# **What the paper says.** It uses He's rule throughout (Algorithm 1, lines 2 to 6), and takes the 98 % on MNIST after five
+# visits to each weight as a sign that the start is close to the answer. We measured the distance and would not call it close.
+#
+# **The question for the next lesson.** RSO makes a guess for one weight and compares three losses. What do these three
+# numbers say about the slope, and what happens when they come from different images?
