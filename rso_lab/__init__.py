@@ -17,7 +17,7 @@ _HOMES = {
     "run": "train",
     "steps": "train",
 }
-_MODULES = ("doctor", "lessons", "models", "plots", "widgets")
+_MODULES = ("doctor", "experiments", "lessons", "models", "plots", "widgets")
 
 __all__ = [*_HOMES, *_MODULES]
 

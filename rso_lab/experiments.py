@@ -39,7 +39,7 @@ class Size:
 
 
 CLASS = Size("digits", "two_conv", RSO(4, 500, batch_every="neuron"), SGD(20, 50, 0.1))
-EVENING = Size("mnist", "two_conv", RSO(5, 1000, batch_every="neuron"), SGD(10, 1000, 0.5))
+EVENING = Size("mnist", "two_conv", RSO(5, 1000, batch_every="neuron"), SGD(10, 100, 0.1))
 FULL = Size("mnist", "paper_cnn", RSO(50, 5000, batch_every="neuron"), SGD(50, 5000, 0.5))  # §4.1 and §4.5
 
 
@@ -210,7 +210,7 @@ def _depth(size: Size) -> Ways:
     return {f"{depth}, {name}": Way(method, depth) for depth in DEPTHS for name, method in methods.items()}
 
 
-GRID = {"class": (50, 100, 250, 1000), "evening": (100, 1000, 5000, 20_000)}
+GRID = {"class": (50, 100, 250, 1000), "evening": (100, 1000)}
 RATES = (0.01, 0.1, 0.5, 1.0, 5.0)
 
 

@@ -24,7 +24,6 @@
 
 # %%
 # %matplotlib inline
-import torch
 
 import rso_lab as rso
 
@@ -183,9 +182,9 @@ start = [weight.detach().clone() for weight in model.parameters() if weight.dim(
 history = rso.widgets.watch(rso.histories(model, data, rso.RSO(cycles=10, batch_size=1000), seed=0))
 
 # %%
-from rso_lab.experiments import moved
+weights = [weight for weight in model.parameters() if weight.dim() > 1]
 
-share = moved(start, [weight for weight in model.parameters() if weight.dim() > 1])
+share = rso.experiments.moved(start, weights)
 print(f"The weights moved by {share:.2f} of their first length. Your prediction: {prediction}")
 
 # %% [markdown]
