@@ -90,10 +90,12 @@ def loss_along_weight(
     candidates: dict[str, tuple[float, float]],
     before: Sequence[tuple[float, float]] = (),
     ax: Axes | None = None,
+    slope: float | None = None,
 ) -> Axes:
     """The loss along one weight, with a dot (weight, loss) for each candidate: "minus", "keep" and "plus".
 
-    `before`: where the weight has been, drawn as faint dots.
+    `before`: where the weight has been, drawn as faint dots. `slope`: of the curve at the weight, drawn as an arrow
+    downhill.
     """
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
@@ -104,6 +106,13 @@ def loss_along_weight(
         ax.plot(weight, loss, marker, color=colour, markersize=9, label=f"{label}: {loss:.4f}", zorder=3)
     best = min(candidates.values(), key=lambda point: point[1])
     ax.plot(*best, "o", markersize=18, markerfacecolor="none", markeredgecolor="black", label="lowest of the three")
+    if slope is not None:
+        weight, loss = candidates["keep"]
+        run = -float(np.sign(slope)) * np.ptp(weights) / 8
+        ax.plot(
+            [weight, weight + run], [loss, loss + slope * run], color="black", linewidth=2, label="downhill: gradient"
+        )
+        ax.plot(weight + run, loss + slope * run, "k<" if run < 0 else "k>", markersize=7)
     if before:
         ax.plot(*zip(*before, strict=True), "o", color=BLUE, alpha=0.3, markersize=6, label="w before")
     ax.set(xlabel="value of the weight", ylabel="loss (lower is better)")
@@ -122,6 +131,21 @@ def signals(spreads: Sequence[float], ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(loc="best", fontsize="small")
+    return ax
+
+
+def differences(groups: dict[str, Sequence[float]], ax: Axes | None = None) -> Axes:
+    """Histograms of differences of losses, by name, with a line at none."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
+    everything = np.concatenate([np.asarray(values) for values in groups.values()])
+    bins = np.linspace(everything.min(), everything.max(), 41).tolist()
+    for (label, values), colour, hatch in zip(groups.items(), (BLUE, ORANGE, GREEN), ("", "//", ".."), strict=False):
+        ax.hist(values, bins=bins, color=colour, alpha=0.6, label=label, hatch=hatch)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.set(xlabel="loss with the change minus loss without", ylabel="how often")
+    ax.grid(alpha=0.3)
+    ax.legend()
     return ax
 
 

@@ -28,11 +28,11 @@ class Microscope(ipw.VBox):
     """The loss along one weight of a network, with the three candidates of a proposal whose change a slider sets.
 
     A button keeps the best of the three: it changes the model. The losses are those of one mini-batch of at most 1000
-    training images. `parameter` is a dotted parameter name, `index` the weight's place in it. Raises ValueError where
-    there is no such weight.
+    training images. `parameter` is a dotted parameter name, `index` the weight's place in it; with `gradient`, an arrow
+    shows what calculus says. Raises ValueError where there is no such weight.
     """
 
-    def __init__(self, model: nn.Module, data: Data, parameter: str, index: tuple[int, ...]):
+    def __init__(self, model: nn.Module, data: Data, parameter: str, index: tuple[int, ...], gradient: bool = False):
         network = Network(model, data.x_train[:2])
         layers = {name: layer for layer in network.layers for name in layer.parameters}
         if parameter not in layers:
@@ -41,6 +41,7 @@ class Microscope(ipw.VBox):
         if len(index) != weights.dim() or not all(0 <= i < size for i, size in zip(index, weights.shape, strict=True)):
             raise ValueError(f"index is {index}: {parameter} has shape {tuple(weights.shape)}, each number from 0 on")
         self.weight = weights[index]
+        self.gradient_of = (layers[parameter].parameters[parameter], index) if gradient else None
         self.label = f"{parameter}{list(index)}"
         batch_size = min(1000, len(data.x_train))
         self.sigma = initial_sigmas(network, RSO(1, batch_size))[parameter]
@@ -82,6 +83,15 @@ class Microscope(ipw.VBox):
         finally:
             self.weight.copy_(before)
 
+    def slope(self) -> float | None:
+        """The derivative of the loss by the weight, where it is shown."""
+        if self.gradient_of is None:
+            return None
+        parameter, index = self.gradient_of
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self.evaluator.loss(), parameter)
+        return gradient[index].item()
+
     def candidates(self) -> dict[str, tuple[float, float]]:
         """Weight and loss of each of the three candidates."""
         weight, delta = self.weight.item(), self.delta.value
@@ -113,7 +123,7 @@ class Microscope(ipw.VBox):
         """Show curve and candidates as they are now."""
         points = self.candidates()
         self.axes.clear()
-        plots.loss_along_weight(self.curve_weights, self.curve_losses, points, self.before, self.axes)
+        plots.loss_along_weight(self.curve_weights, self.curve_losses, points, self.before, self.axes, self.slope())
         self.axes.set_title(f"One weight under the microscope: {self.label}", fontsize="medium")
         losses = ", ".join(f"{name} {loss:.4f} at {weight:.3f}" for name, (weight, loss) in points.items())
         self.image.value = image(self.figure, f"Loss along weight {self.label}. Candidates: {losses}.")

@@ -1,6 +1,8 @@
 """Checks of answers: solutions pass, stubs and each named mistake do not."""
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 import rso_lab as rso
 from rso_lab import lessons
@@ -150,3 +152,136 @@ def test_random_networks_are_those_of_their_seeds(digits):
     found = lessons.random_networks(digits, 3)
     model = rso.models.build("one_conv", digits, seed=2)
     assert found[2] == (model(digits.x_test).argmax(dim=1) == digits.y_test).double().mean().item()
+
+
+def not_put_back(loss, weights, index, delta):
+    w = weights[index].item()
+    keep = loss()
+    weights[index] = w - delta
+    minus = loss()
+    weights[index] = w + delta
+    return minus, keep, loss()
+
+
+def a_view(loss, weights, index, delta):
+    w = weights[index]
+    keep = loss()
+    weights[index] = w - delta
+    minus = loss()
+    weights[index] = w + delta
+    plus = loss()
+    weights[index] = w
+    return minus, keep, plus
+
+
+def drifts(loss, weights, index, delta):
+    keep = loss()
+    weights[index] -= delta
+    minus = loss()
+    weights[index] += 2 * delta
+    plus = loss()
+    weights[index] -= delta
+    return minus, keep, plus
+
+
+def another_order(loss, weights, index, delta):
+    minus, keep, plus = lessons.evaluate(loss, weights, index, delta)
+    return keep, plus, minus
+
+
+EVALUATES = {
+    "not put back": (not_put_back, "put it back"),
+    "a view": (a_view, "That is a window onto"),
+    "drifts": (drifts, "not exactly"),
+    "another order": (another_order, "The order is minus, keep, plus."),
+    "one loss": (lambda loss, weights, index, delta: (loss(), loss(), loss()), "call loss() again"),
+    "a number": (lambda loss, weights, index, delta: loss(), "Return three losses"),
+    "an error": (lambda loss, weights, index, delta: loss(weights), "stopped with TypeError"),
+}
+
+
+def apply(weights, index, delta, choice):
+    weights[index] += {"minus": -delta, "keep": 0, "plus": delta}[choice]
+
+
+def all_weights(weights, index, delta, choice):
+    weights += {"minus": -delta, "keep": 0, "plus": delta}[choice]
+
+
+APPLIES = {
+    "exchanged": (
+        lambda w, i, d, c: apply(w, i, -d, c),
+        "With 'minus', the weight 0.1 and delta 0.25 it should be -0.15",
+    ),
+    "all weights": (all_weights, "3 other weights changed"),
+    "always": (lambda w, i, d, c: apply(w, i, d, "plus"), "should be -0.15"),
+    "never minus": (lambda w, i, d, c: apply(w, i, d, "plus") if c == "plus" else None, "With 'minus'"),
+    "an error": (lambda w, i, d, c: w[i, d], "stopped with"),
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "advice"),
+    [(lessons.check_evaluate, *named) for named in EVALUATES.values()]
+    + [(lessons.check_apply, *named) for named in APPLIES.values()],
+)
+def test_a_mistake_in_a_verb_is_named(check, answer, advice, capsys):
+    assert not check(answer)
+    said = capsys.readouterr().out
+    assert said.startswith(("Not yet", "Nearly"))
+    assert advice in said
+
+
+def test_the_verbs_are_judged_right(capsys):
+    assert lessons.check_evaluate(lessons.evaluate)
+    assert lessons.check_apply(apply)
+    assert capsys.readouterr().out.count("Right") == 2
+    assert not lessons.check_evaluate(lambda *given: None)
+    assert not lessons.check_apply(lambda *given: None)
+    assert capsys.readouterr().out.count("Not done yet") == 2
+
+
+def test_a_cycle_by_hand_decides_as_the_package(digits, capsys):
+    lessons.train_by_hand(lessons.evaluate, solution, apply, digits)
+    assert "690 of your 690 decisions were the package's." in capsys.readouterr().out
+    lessons.train_by_hand(a_view, solution, apply, digits)
+    assert "decisions" not in capsys.readouterr().out
+
+
+def test_symptoms_tell_the_bugs_apart(digits, capsys):
+    def nothing(layers):
+        for weight in layers:
+            weight = weight + 1
+
+    kept = {}
+    for name, options in {
+        "right": {"evaluate": lessons.evaluate},
+        "a view": {"evaluate": a_view},
+        "other images": {"evaluate": lessons.evaluate, "same_images": False},
+        "nothing": {"evaluate": lessons.evaluate, "initialise": nothing},
+    }.items():
+        lessons.symptoms(digits, batch_size=60, **options)
+        kept[name] = int(capsys.readouterr().out.partition("weights kept: ")[2].partition("%")[0])
+    assert kept["right"] < kept["other images"] < kept["a view"] < kept["nothing"]
+    assert kept["nothing"] > 95
+
+
+def test_common_images_cancel_the_luck_of_the_draw(digits):
+    found = {name: torch.tensor(values) for name, values in lessons.loss_differences(digits, 20, 50).items()}
+    assert found["other images"].std() > 10 * found["the same images"].std()
+    model = rso.models.build("one_conv", digits)
+    delta = model.fc.weight.std(correction=0).item()
+    means = []
+    for step in (0, delta):
+        with torch.no_grad():
+            model.fc.weight[3, 5] += step
+            means.append(F.cross_entropy(model(digits.x_train), digits.y_train).item())
+    assert found["the same images"].mean().item() == pytest.approx(means[1] - means[0], abs=0.01)
+
+
+def test_accepted_changes_go_downhill(digits):
+    accepted, downhill = lessons.signs(digits, 100)
+    method = rso.RSO(1, 100)
+    steps = rso.steps(rso.models.build("one_conv", digits), digits, method, seed=0)
+    assert accepted == sum(step.choice != "keep" for step in steps)
+    assert downhill >= 0.97 * accepted

@@ -178,3 +178,15 @@ def test_signals_and_shares_are_drawn():
     ax = plots.shares([0.1, 0.1, 0.2], (0.2, "the best"))
     assert sum(bar.get_height() for bar in ax.patches) == 3
     assert ax.get_legend().get_texts()[0].get_text() == "the best: 20.0%"
+
+
+def test_the_arrow_is_the_gradient(digits):
+    model = rso.models.build("one_conv", digits)
+    seen = Microscope(model, digits, "conv1.weight", (3, 0, 1, 0), gradient=True)
+    step = 1e-3
+    losses = [seen.loss_at(seen.weight.item() + move) for move in (-step, step)]
+    assert seen.slope() == pytest.approx((losses[1] - losses[0]) / (2 * step), rel=1e-2)
+    assert model.conv1.weight.grad is None
+    (arrow,) = [line for line in seen.axes.lines if line.get_label() == "downhill: gradient"]
+    assert arrow.get_ydata()[1] < arrow.get_ydata()[0]
+    assert Microscope(model, digits, "conv1.weight", (3, 0, 1, 0)).slope() is None

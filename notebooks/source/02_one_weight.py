@@ -1,0 +1,311 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · One weight at a time: three losses, and what they tell
+#
+# **35 minutes · builds on 00 and 01.** In a 50-minute class, skip section 5.
+#
+# Lesson 01 ended with a question: what do three losses say about the slope, and what happens when they come from different
+# images? After this lesson you can
+#
+# * write the three verbs of RSO that do the work, *evaluate*, *choose* and *apply*, and train a network with them,
+# * say why all three losses need the same images,
+# * say what the three losses know about the gradient,
+# * read the share of kept weights, and recognise three famous bugs by their symptoms.
+
+# %%
+# %matplotlib inline
+import torch
+
+import rso_lab as rso
+
+rso.lessons.begin()
+
+# %% [markdown]
+# ## 1 · Play: the three dots and the slope (4 minutes)
+#
+# You know the picture: the loss along one weight, and three dots. New is the arrow. It is what calculus says: the
+# **gradient** is the slope of the curve at w, and the arrow points downhill. RSO never computes it.
+#
+# 1. Make δ small. On which side is the lower dot, and where does the arrow point?
+# 2. Make δ so large that *neither* dot is lower than w, although the arrow says that there is a way down.
+# 3. Press the button a few times with a small δ. How do you see that you have arrived?
+
+# %%
+data = rso.load("digits")
+toy = rso.models.build("one_conv", data)
+rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
+
+# %% [markdown]
+# With a small δ one of the two dots is nearly always lower: the one that the arrow points to. So two extra losses reveal the
+# *sign* of the slope. They do not say how steep it is. How far to go, RSO leaves to chance and to sigma (lesson 03).
+
+# %% [markdown]
+# ## 2 · Exercise: evaluate, choose, apply (12 minutes)
+#
+# For one weight after another RSO does four things:
+#
+# | verb | what it does |
+# |---|---|
+# | **propose** | draw a change: `delta` from N(0, sigma_d) |
+# | **evaluate** | take the loss at w - delta, w and w + delta |
+# | **choose** | say which is best: `"minus"`, `"keep"` or `"plus"` |
+# | **apply** | give the weight the value that was chosen |
+#
+# You write all but the first. `weights` is a tensor with all weights of a layer, `index` says which one it is, and
+# `loss()` is a function that runs the network *with the weights as they are at that moment*.
+#
+# **Evaluate. Difficulty: medium, 6 minutes.** Return three losses: at w - delta, w and w + delta, in this order. Afterwards
+# the weight must be exactly what it was.
+#
+# <details><summary>Help, I get an error</summary>
+#
+# `weights[index]` is one number of the tensor: read it with `weights[index].item()`, set it with `weights[index] = ...`.
+# `loss()` needs its brackets, and nothing between them.
+#
+# </details>
+#
+# <details><summary>Hint 1</summary>
+#
+# First keep the old value: `w = weights[index].item()`. At the end, set the weight to it.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `weights[index] = w - delta`, then `minus = loss()`. Two more such pairs.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "evaluate", "locked": false, "schema_version": 3, "solution": true}
+def evaluate(loss, weights, index, delta):
+    ### BEGIN SOLUTION
+    w = weights[index].item()
+    keep = loss()
+    weights[index] = w - delta
+    minus = loss()
+    weights[index] = w + delta
+    plus = loss()
+    weights[index] = w
+    return minus, keep, plus
+    ### END SOLUTION
+
+
+# %%
+rso.lessons.check_evaluate(evaluate)
+
+# %% [markdown]
+# **Choose. Difficulty: easy, 2 minutes.** You wrote it in lesson 00: return the name of the candidate with the lowest loss;
+# where no change *lowers* the loss, `"keep"`.
+
+
+# %% nbgrader={"grade": false, "grade_id": "choose", "locked": false, "schema_version": 3, "solution": true}
+def choose(minus, keep, plus):
+    ### BEGIN SOLUTION
+    if keep <= min(minus, plus):
+        return "keep"
+    return "plus" if plus <= minus else "minus"
+    ### END SOLUTION
+
+
+# %%
+rso.lessons.check_choose(choose)
+
+# %% [markdown]
+# **Apply. Difficulty: easy, 2 minutes.** Change `weights[index]` according to `choice`.
+
+
+# %% nbgrader={"grade": false, "grade_id": "apply", "locked": false, "schema_version": 3, "solution": true}
+def apply(weights, index, delta, choice):
+    ### BEGIN SOLUTION
+    if choice == "plus":
+        weights[index] += delta
+    if choice == "minus":
+        weights[index] -= delta
+    ### END SOLUTION
+
+
+# %%
+rso.lessons.check_apply(apply)
+
+# %% [markdown]
+# Now your three verbs train a network, from the last layer to the first, as in Algorithm 1 of the paper. The package has
+# searched the same weights with the same changes and images: how often do you decide as it does?
+
+# %%
+rso.lessons.train_by_hand(evaluate, choose, apply, rso.load("digits"))
+
+# %% [markdown]
+# That is the whole method. `rso_lab/rso.py` in the package is the same, with more settings; it stands beside the paper's
+# Algorithm 1, line by line.
+
+# %% [markdown]
+# ## 3 · The same images for all three (6 minutes)
+#
+# A loss over 100 images depends on *which* 100. A single weight changes it very little. So it matters that the three losses
+# share their images: a **common mini-batch**.
+#
+# Here is one change of one weight, tried on 200 mini-batches of 100 images. It is a good change: it lowers the loss over all
+# training images. Once the losses with and without the change come from the same images, once each from images of its own.
+# How often will the change *look* good, with other images? Write down a share: 1.0 is always, 0.5 is a coin.
+
+# %%
+prediction = ...  # <- your prediction, between 0 and 1
+
+# %%
+found = rso.lessons.loss_differences(rso.load("digits"), batch_size=100)
+rso.plots.differences(found)
+for images, values in found.items():
+    print(f"with {images} it looks good {sum(value < 0 for value in values)} times of {len(values)}")
+other = found["other images"]
+rso.lessons.compare(prediction, sum(value < 0 for value in other) / len(other), "Looks good, with other images")
+
+# %% [markdown]
+# With common images the luck of the draw cancels: whatever makes these 100 images hard makes them hard for all three
+# losses. With images of their own the luck drowns the change.
+
+# %% [markdown]
+# ## 4 · What the three losses know about the gradient (4 minutes)
+#
+# Whenever RSO accepts a change, it has taken a side: up or down. Calculus has an opinion, too: the sign of the gradient, for
+# the same images. In a whole cycle, how often do the two agree? Write down a share.
+
+# %%
+prediction = ...  # <- your prediction, between 0 and 1
+
+# %%
+accepted, downhill = rso.lessons.signs(rso.load("digits"), batch_size=1000)
+print(f"{accepted} changes were accepted, {downhill} of them downhill by the gradient.")
+rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go downhill")
+
+# %% [markdown]
+# So RSO is free of *gradients*, but not of *slopes*: three losses find out which way is down. What the gradient has beyond
+# that is the steepness, for all weights at once, from a single pass. RSO pays three losses for each weight; in return the
+# loss need not have a gradient at all (lesson 10).
+
+# %% [markdown]
+# ## 5 · What share is kept, and what that tells (4 minutes)
+#
+# Each cycle's record says at which share of the weights nothing was changed. Watch it over ten cycles, once with mini-batches
+# of 1000 images and once with 30.
+
+# %%
+data = rso.load("digits")
+for batch_size in (1000, 30):
+    model = rso.models.build("one_conv", data)
+    history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=batch_size), seed=0)
+    shares = [f"{record.kept['all']:.0%}" for record in history.cycles]
+    print(f"batch {batch_size:4}: kept {', '.join(shares)}; at the end {history.cycles[-1].test_accuracy:.0%} right")
+
+# %% [markdown]
+# The one that *accepts more* reads worse. On 30 images nearly every weight has some change that suits just these 30; on the
+# next 30 it does harm. And within a run the share falls at the end for a reason that has nothing to do with progress: RSO
+# makes its changes smaller from cycle to cycle, and you saw in section 1 that a small change nearly always helps, a little.
+# The share of kept weights is a reading on an instrument, not a score. Lesson 05 looks at what an accepted change does for
+# *all* images.
+
+# %% [markdown]
+# ## 6 · Three famous bugs (6 minutes)
+#
+# For comparison, first a right `evaluate`, the package's solution of section 2, over one cycle with mini-batches of 100
+# images:
+
+# %%
+rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate)
+
+# %% [markdown]
+# **Bug A.** It looks harmless. What is wrong?
+
+
+# %%
+def evaluate_a(loss, weights, index, delta):
+    w = weights[index]
+    keep = loss()
+    weights[index] = w - delta
+    minus = loss()
+    weights[index] = w + delta
+    plus = loss()
+    weights[index] = w
+    return minus, keep, plus
+
+
+rso.lessons.symptoms(rso.load("digits"), evaluate_a)
+
+# %%
+rso.widgets.Quiz(
+    "What is wrong with A?",
+    {
+        "w changes together with the weight": "weights[index] is a window onto the tensor, not a copy. After w - delta is "
+        "set, w is that; 'w + delta' is the old value again. So plus is never tried. Use .item().",
+        "minus and plus are exchanged": "They stand where they belong. Look at what w is after the third line.",
+        "keep is measured first": "The order does not matter, as long as the weight has the right value each time.",
+    },
+)
+
+# %% [markdown]
+# **Bug B.** The verbs are the right ones, the fault is in how they are fed.
+
+# %%
+rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate, same_images=False)
+
+# %%
+rso.widgets.Quiz(
+    "What is wrong with B?",
+    {
+        "Each loss has images of its own": "Then luck decides. About a third is kept, as if by the throw of a die.",
+        "The mini-batches are too small": "They have 100 images, as in the run that works.",
+        "The changes are too large": "They are the same as in the run that works.",
+    },
+)
+
+# %% [markdown]
+# **Bug C.** Nearly every weight is kept, and the network says the same digit to everything. It begins with weights that are
+# all zero, and this function is to give them He's spread:
+
+
+# %%
+def initialise(layers):
+    for weight in layers:
+        weight = torch.randn(weight.shape) * (2 / weight[0].numel()) ** 0.5
+
+
+rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate, initialise)
+
+# %%
+rso.widgets.Quiz(
+    "What is wrong with C?",
+    {
+        "The new numbers never reach the network": "weight = ... gives the name to another tensor. The network's own stays "
+        "zero: use weight.copy_(...). With zeros in every layer no single change of a weight can be noticed.",
+        "He's rule is wrong": "weight[0].numel() is the fan-in: the rule is right.",
+        "randn draws too large numbers": "N(0, 1) times He's sigma is what is wanted.",
+    },
+)
+
+# %% [markdown]
+# ## 7 · What you take home
+#
+# * **Three losses reveal the sign of the slope.** Which way is down, not how steep.
+# * All three come from the same images: a common mini-batch. Otherwise luck decides.
+# * A weight is put back by *setting* it to its old number. The share of kept weights is a reading, not a score.
+#
+# **What the paper says.** On MNIST, with 5000 images for each weight, RSO gets 98.0 % after 5 cycles. It says of the opposite
+# direction, w - δ, that trying it often leads to a better choice. Here are the recorded runs, with and without:
+
+# %%
+rso.widgets.Recorded("proposals")
+
+# %% [markdown]
+# **The question for the next lesson.** The slope's sign is known. How far should one go, and why not change many weights at
+# once?
