@@ -41,7 +41,8 @@ def test_the_ways_differ_in_what_they_say_only(name, size):
     default, *others = ways.values()
     for other in others if name in ONE_SETTING else ():
         changed = {key for key in vars(default.method) if getattr(default.method, key) != getattr(other.method, key)}
-        assert len(changed) == 1
+        assert len(changed - {"cycles"}) <= 1
+        assert changed
         assert replace(other, method=default.method) == default
     for claim in experiment.claims:
         assert set(claim.labels) <= set(ways)
