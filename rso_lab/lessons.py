@@ -117,6 +117,34 @@ def check_he_sigma(answer: Callable[[torch.Tensor], float]) -> bool:
     return True
 
 
+_ERROR_MISTAKES: list[tuple[Callable[..., Any], str]] = [
+    (lambda d: d.std() / 40, "You divide by the number of images. The luck shrinks with its square root only."),
+    (lambda d: d.std(), "That is the spread of single images. A mean over n of them varies less."),
+    (lambda d: d.var() / 40, "That is the square of it: use the standard deviation, and the root of n."),
+    (lambda d: (d.std() / 40) ** 0.5, "The root is of n alone, not of the whole fraction."),
+]
+
+
+def check_standard_error(answer: Callable[[torch.Tensor, int], float]) -> bool:
+    """Check a learner's `standard_error(differences, n)`: says what to change; returns whether it is right."""
+    differences = torch.randn(300, generator=torch.Generator().manual_seed(0)) * 0.3 + 0.1
+    try:
+        given = answer(differences, 40)
+    except Exception as error:
+        print(f"Not yet: your standard_error stopped with {type(error).__name__}: {error}.")
+        return False
+    if given is None or given is ...:
+        print("Not done yet: standard_error returns nothing. It should return a number.")
+        return False
+    right = differences.std().item() / 40**0.5
+    if not isinstance(given, int | float | torch.Tensor) or not math.isclose(float(given), right, rel_tol=0.01):
+        print(f"Not yet. For the numbers tried and n = 40 it is {right:.4f}, your answer was {given!r}.")
+        _advise([given], [differences], _ERROR_MISTAKES)
+        return False
+    print("Right: four times the images, half the luck.")
+    return True
+
+
 _NORMALISE_MISTAKES: list[tuple[Callable[[torch.Tensor], torch.Tensor], str]] = [
     (lambda x: x - x.mean(), "Divide by the deviation, too."),
     (lambda x: x / x.std(), "Subtract the mean first."),
@@ -385,6 +413,29 @@ def signs(data: Data, batch_size: int) -> tuple[int, int]:
             downhill += gradient[step.index].item() * (taken - before[name])[step.index].item() < 0
             before[name] = taken
     return accepted, downhill
+
+
+@torch.no_grad()
+def accepted_changes(data: Data, batch_size: int, cycles: int = 3) -> tuple[list[float], list[float]]:
+    """What the accepted changes of one_conv's last cycle do to the loss: of their mini-batch, and of all images."""
+    model = build("one_conv", data)
+    of_batch, of_all = [], []
+
+    def whole_loss() -> float:
+        return F.cross_entropy(model(data.x_train), data.y_train).item()
+
+    search = steps(model, data, rso.RSO(cycles, batch_size, sigma_end=1.0), seed=0)
+    total = cycles * sum(parameter.numel() for parameter in model.parameters())
+    for step in tqdm(search, total=total, desc=f"batch {batch_size}", unit=" weights"):
+        if step.cycle == cycles and step.choice != "keep":
+            weight = model.get_parameter(str(step.name)).detach()
+            after, value = whole_loss(), weight[step.index].item()
+            assert isinstance(step.delta, float)
+            weight[step.index] = value - step.delta * {"plus": 1, "minus": -1}[step.choice]
+            of_all.append(after - whole_loss())
+            weight[step.index] = value
+            of_batch.append(getattr(step.losses, step.choice) - step.losses.keep)
+    return of_batch, of_all
 
 
 @torch.no_grad()

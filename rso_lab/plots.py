@@ -149,6 +149,22 @@ def differences(groups: dict[str, Sequence[float]], ax: Axes | None = None) -> A
     return ax
 
 
+def quadrants(of_batch: Sequence[float], of_all: Sequence[float], ax: Axes | None = None) -> Axes:
+    """What accepted changes do: to the loss of their mini-batch, and to that of all training images."""
+    if ax is None:
+        ax = plt.subplots(figsize=(4.5, 3.6), layout="constrained")[1]
+    batch, whole = np.asarray(of_batch), np.asarray(of_all)
+    for raises, colour, marker, label in ((False, BLUE, "o", "lower the whole loss"), (True, ORANGE, "^", "raise it")):
+        some = (whole > 0) == raises
+        share = some.mean() if len(some) else 0.0
+        ax.plot(batch[some], whole[some], marker, color=colour, markersize=4, alpha=0.6, label=f"{label}: {share:.0%}")
+    ax.axhline(0, color="black", linewidth=1)
+    ax.set(xlabel="change of the mini-batch's loss", ylabel="change of all images' loss")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small", loc="best")
+    return ax
+
+
 def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: Axes | None = None) -> Axes:
     """A histogram of accuracies, with a labelled line at one of them."""
     if ax is None:

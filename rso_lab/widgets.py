@@ -20,7 +20,7 @@ from rso_lab.data import Data
 from rso_lab.experiments import RESULTS, curves, results
 from rso_lab.graph import Network
 from rso_lab.history import History
-from rso_lab.models import stack
+from rso_lab.models import build, stack
 from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, initial_sigmas
 
 
@@ -197,6 +197,50 @@ def layer_signals(model: nn.Sequential, x: torch.Tensor) -> list[float]:
         elif isinstance(module, nn.ReLU):
             sizes[-1] = x
     return [value.square().mean().sqrt().item() for value in sizes]
+
+
+class Batches(ipw.VBox):
+    """What mini-batches of a size that a slider sets say of one good change: a histogram over 1000 of them.
+
+    Of one_conv with random weights; the change lowers the loss of all training images.
+    """
+
+    @torch.no_grad()
+    def __init__(self, data: Data):
+        model = build("one_conv", data)
+        weight = model.get_parameter("fc.weight").detach()
+        losses = []
+        for step in (0.0, 0.3 * weight.std(correction=0).item()):
+            weight[3, 5] += step
+            losses.append(F.cross_entropy(model(data.x_train), data.y_train, reduction="none"))
+        self.differences = (losses[1] - losses[0]).numpy()  # of each image
+        self.figure = Figure(figsize=(7, 2.9), layout="constrained")
+        self.axes = self.figure.subplots()
+        self.size = ipw.IntSlider(value=30, min=5, max=200, description="images", layout=ipw.Layout(min_width="300px"))
+        self.said = ipw.Label()
+        self.image = ipw.HTML()
+        self.post = _poster()
+        self.size.observe(lambda change: self.post(self.draw), names="value")
+        self.draw()
+        super().__init__([ipw.HBox([self.size, self.said], layout=ipw.Layout(flex_flow="row wrap")), self.image])
+
+    def draw(self) -> None:
+        """Draw 1000 mini-batches and show what they say."""
+        generator = np.random.default_rng(0)
+        rows = generator.integers(len(self.differences), size=(1000, self.size.value))
+        self.means = self.differences[rows].mean(axis=1)
+        self.axes.clear()
+        plots.differences({f"{self.size.value} images each": self.means}, self.axes)
+        widest = 3 * self.differences.std() / 5**0.5
+        self.axes.axvline(self.differences.mean(), color=plots.ORANGE, linestyle="--", label="all training images")
+        self.axes.set(xlim=(-widest, widest), ylabel="mini-batches")
+        self.axes.legend(loc="upper left")
+        self.said.value = f"{(self.means > 0).mean():.0%} of the mini-batches say that the change does harm."
+        self.image.value = image(self.figure, self.said.value)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
 
 
 class Recorded(ipw.VBox):

@@ -122,7 +122,16 @@ NORMALISED = {
     "a number": (lambda x: x.mean(), "same shape"),
     "an error": (lambda x: x / None, "stopped with TypeError"),
 }
+ERRORS = {
+    "n": (lambda d, n: d.std() / n, "square root only"),
+    "one image": (lambda d, n: d.std(), "varies less"),
+    "variance": (lambda d, n: d.var() / n, "the square of it"),
+    "root of all": (lambda d, n: (d.std() / n) ** 0.5, "of n alone"),
+    "text": (lambda d, n: "small", "your answer was 'small'"),
+    "one argument": (lambda d: d.std(), "stopped with TypeError"),
+}
 CHECKS = {
+    "standard_error": (lessons.check_standard_error, lambda d, n: d.std() / n**0.5, ERRORS),
     "he_sigma": (lessons.check_he_sigma, lambda w: (2 / w[0].numel()) ** 0.5, SIGMAS),
     "normalise": (lessons.check_normalise, lambda x: (x - x.mean()) / x.std(), NORMALISED),
 }
@@ -133,7 +142,7 @@ def test_an_exercise_is_judged_right(name, capsys):
     check, solution, _ = CHECKS[name]
     assert check(solution)
     assert capsys.readouterr().out.startswith("Right")
-    assert not check(lambda tensor: ...)
+    assert not check(lambda *tensors: ...)
     assert capsys.readouterr().out.startswith("Not done yet")
 
 
@@ -285,3 +294,19 @@ def test_accepted_changes_go_downhill(digits):
     steps = rso.steps(rso.models.build("one_conv", digits), digits, method, seed=0)
     assert accepted == sum(step.choice != "keep" for step in steps)
     assert downhill >= 0.97 * accepted
+
+
+def test_accepted_changes_are_measured_on_all_images(digits):
+    of_batch, of_all = lessons.accepted_changes(digits, 20, cycles=2)
+    model = rso.models.build("one_conv", digits)
+    expected, before = [], None
+    for step in rso.steps(model, digits, rso.RSO(2, 20, sigma_end=1.0), seed=0):
+        with torch.no_grad():
+            loss = F.cross_entropy(model(digits.x_train), digits.y_train).item()
+        if step.cycle == 2 and step.choice != "keep":
+            expected.append(loss - before)
+        before = loss
+    assert of_all == pytest.approx(expected, abs=1e-6)
+    assert len(of_batch) == len(of_all)
+    assert max(of_batch) < 0
+    assert max(of_all) > 0

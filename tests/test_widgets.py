@@ -190,3 +190,27 @@ def test_the_arrow_is_the_gradient(digits):
     (arrow,) = [line for line in seen.axes.lines if line.get_label() == "downhill: gradient"]
     assert arrow.get_ydata()[1] < arrow.get_ydata()[0]
     assert Microscope(model, digits, "conv1.weight", (3, 0, 1, 0)).slope() is None
+
+
+def test_larger_mini_batches_judge_better(digits):
+    seen = widgets.Batches(digits)
+    wrong = []
+    for size in (5, 200):
+        seen.size.value = size
+        wrong.append((seen.means > 0).mean())
+        assert f"{wrong[-1]:.0%} of the mini-batches" in seen.said.value
+        assert seen.means.std() == pytest.approx(seen.differences.std() / size**0.5, rel=0.1)
+    assert wrong[1] < wrong[0]
+    assert seen.differences.mean() < 0
+
+
+def test_the_quadrants_hold_all_changes():
+    ax = plots.quadrants([-1.0, -2.0, -0.5, -1.5], [0.5, -0.5, -0.1, -0.2])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lower the whole loss: 75%", "raise it: 25%"]
+    assert list(ax.lines[1].get_xdata()) == [-1.0]
+
+
+def test_differences_share_their_bins():
+    ax = plots.differences({"one": [0.0, 1.0, 1.0], "other": [0.5, -1.0]})
+    assert sum(bar.get_height() for bar in ax.patches) == 5
+    assert ax.get_xlabel()
