@@ -296,11 +296,13 @@ def _experiment(options: Namespace, command: str) -> None:
 
 def _report(options: Namespace, command: str) -> None:
     from rso_lab import plots
-    from rso_lab.experiments import curves, report, results
+    from rso_lab.experiments import EXPERIMENTS, curves, report, results
 
     try:
         print(report(options.folder))
         for name, size, result in results(options.folder):
+            if any(claim.best_only for claim in EXPERIMENTS[name].claims):
+                continue  # too many ways for one figure
             against = "updates" if name == "updates" else "cycle"
             plots.save(plots.comparison(curves(result), against=against), options.folder / f"{name}_{size}.png")
     except (ValueError, OSError) as error:

@@ -294,6 +294,24 @@ def check_apply(answer: Apply) -> bool:
     return True
 
 
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "normalise": check_normalise,
+    "he_sigma": check_he_sigma,
+    "evaluate": check_evaluate,
+    "choose": check_choose,
+    "apply": check_apply,
+    "standard_error": check_standard_error,
+}
+
+
+def check(answer: Callable) -> None:
+    """Check a learner's function, which has the name of an exercise, and print what to change."""
+    name = getattr(answer, "__name__", "?")
+    if name not in _CHECKS:
+        raise ValueError(f"{name!r} is the name of no exercise: choose from {', '.join(_CHECKS)}")
+    _CHECKS[name](answer)
+
+
 @torch.no_grad()
 def train_by_hand(evaluate: Evaluate, choose: Choose, apply: Apply, data: Data) -> None:
     """Train one_conv for a cycle with a learner's three verbs, and print how often they decided as the package does."""

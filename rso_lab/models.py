@@ -6,7 +6,6 @@ All take `seed` and initialise from a generator of their own. `build` makes any 
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -225,10 +224,3 @@ def depth10(in_channels: int = 3, classes: int = 10, seed: int = 0) -> nn.Module
 MODELS: dict[str, Callable[..., nn.Module]] = {
     function.__name__: function for function in (paper_cnn, one_conv, two_conv, depth3, depth5, depth10, mlp)
 }
-
-
-def trained() -> nn.Module:
-    """The paper's network for MNIST as it came out of our recorded run without gradients, results/mnist_full.json."""
-    model = paper_cnn()
-    model.load_state_dict(torch.load(Path(__file__).parent / "trained.pt", weights_only=True))
-    return model.eval()

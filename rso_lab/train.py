@@ -1,6 +1,7 @@
 """Running a search: steps to look inside, records to follow it, and `fit`."""
 
 import contextlib
+import math
 import os
 import time
 from collections import Counter, defaultdict, deque
@@ -216,9 +217,11 @@ def _prepare(
         raise ValueError(f"checkpoint is {str(checkpoint)!r}: expected None for SGD, whose runs are short")
     if resume and checkpoint is None:
         raise ValueError("resume is True without a checkpoint: name the folder that it is in")
-    largest = method.batch_size
+    largest: float = method.batch_size
     if isinstance(method, RSO):
-        largest = max(batch_size_in(cycle, method) for cycle in (1, method.cycles))
+        with contextlib.suppress(OverflowError):
+            largest = math.inf
+            largest = max(batch_size_in(cycle, method) for cycle in (1, method.cycles))
     if largest > len(data.x_train):
         raise ValueError(f"batch_size is {largest}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))

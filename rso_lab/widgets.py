@@ -21,6 +21,7 @@ from rso_lab.experiments import RESULTS, curves, results
 from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.models import build, stack
+from rso_lab.quizzes import QUIZZES
 from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, initial_sigmas
 
 
@@ -277,9 +278,10 @@ class Recorded(ipw.VBox):
 
 
 class Quiz(ipw.VBox):
-    """A question with answers to choose from; each has an explanation. The first answer given is the right one."""
+    """A question of a lesson's quiz, by number from 1 on, with answers to choose from; each is explained."""
 
-    def __init__(self, question: str, answers: dict[str, str]):
+    def __init__(self, lesson: str, number: int):
+        question, answers = QUIZZES[lesson][number - 1]
         self.right = next(iter(answers))
         self.explanations = answers
         shown = sorted(answers)  # so that the right one is not always the first

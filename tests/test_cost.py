@@ -73,3 +73,5 @@ def test_mini_batches_grow(digits):
     assert sizes == {1: {10}, 2: {15}, 3: {22}}
     with pytest.raises(ValueError, match="batch_size is 160: expected at most 120"):
         rso.fit(model, digits, rso.RSO(5, 10, batch_growth=2), seed=0)
+    with pytest.raises(ValueError, match="batch_size is inf: expected at most 120"):
+        rso.fit(model, digits, rso.RSO(5, 10, batch_growth=1e300), seed=0)

@@ -310,3 +310,20 @@ def test_accepted_changes_are_measured_on_all_images(digits):
     assert len(of_batch) == len(of_all)
     assert max(of_batch) < 0
     assert max(of_all) > 0
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_goes_by_the_name_of_the_exercise(name, capsys):
+    check, solution, _ = CHECKS[name]
+    check(solution)
+    expected = capsys.readouterr().out
+    solution.__name__ = name
+    assert lessons.check(solution) is None  # what a notebook would show
+    assert capsys.readouterr().out == expected
+
+
+def test_another_name_is_refused():
+    def sigma(weight): ...
+
+    with pytest.raises(ValueError, match="'sigma' is the name of no exercise: choose from normalise, he_sigma"):
+        lessons.check(sigma)

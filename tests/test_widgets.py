@@ -1,6 +1,7 @@
 """Widgets without a browser: every control is moved, and figures are checked by what they hold."""
 
 import base64
+import html
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 import rso_lab as rso
 from rso_lab import plots, widgets
+from rso_lab.quizzes import QUIZZES
 from rso_lab.widgets import Microscope
 
 
@@ -164,13 +166,16 @@ def test_recorded_runs_can_be_chosen():
     assert "SGD" in seen.image.value
 
 
-def test_a_quiz_explains_each_answer():
-    quiz = widgets.Quiz("Which?", {"this one": "Because.", "another": "No, for < that >."})
+@pytest.mark.parametrize(("lesson", "number"), [(k, n) for k, v in QUIZZES.items() for n in range(1, len(v) + 1)])
+def test_a_quiz_explains_each_answer(lesson, number):
+    quiz = widgets.Quiz(lesson, number)
+    question, answers = QUIZZES[lesson][number - 1]
+    assert html.escape(question) in quiz.children[0].value
     assert quiz.choice.value is None
-    quiz.choice.value = "another"
-    assert quiz.said.value == "Not quite. No, for &lt; that &gt;."
-    quiz.choice.value = "this one"
-    assert quiz.said.value == "Right. Because."
+    assert set(quiz.choice.options) == set(answers)
+    for place, (answer, explanation) in enumerate(answers.items()):
+        quiz.choice.value = answer
+        assert quiz.said.value == f"{'Not quite.' if place else 'Right.'} {html.escape(explanation)}"
 
 
 def test_signals_and_shares_are_drawn():

@@ -83,7 +83,7 @@ def normalise(x):
 
 
 # %%
-rso.lessons.check_normalise(normalise)
+rso.lessons.check(normalise)
 
 # %% [markdown]
 # `rso.load` has done this already. The test images are shifted and divided by the same two numbers: those of the
@@ -130,7 +130,7 @@ def he_sigma(weight):
 
 
 # %%
-rso.lessons.check_he_sigma(he_sigma)
+rso.lessons.check(he_sigma)
 
 # %% [markdown]
 # **sigma_d.** The weights that were drawn have a standard deviation of their own, close to He's. RSO measures it once, layer
@@ -213,34 +213,13 @@ rso.lessons.ledger(history)
 # ## 6 · Three questions (2 minutes)
 
 # %%
-rso.widgets.Quiz(
-    "A layer has 256 input channels and 3 x 3 kernels. What is its fan-in?",
-    {
-        "2304": "256 x 9: each output sums over all of them.",
-        "256": "Each channel brings nine places of the kernel, too.",
-        "9": "That is one channel's share. The output sums over all 256 channels.",
-    },
-)
+rso.widgets.Quiz("01", 1)
 
 # %%
-rso.widgets.Quiz(
-    "Why does He's rule have a 2 in it?",
-    {
-        "ReLU sets about half of the values to zero": "So half of the sum of squares is lost, and made up for in advance.",
-        "There are two layers": "The rule is for any number of layers.",
-        "Weights can be positive or negative": "That is why their mean is 0, but not where the 2 comes from.",
-    },
-)
+rso.widgets.Quiz("01", 2)
 
 # %%
-rso.widgets.Quiz(
-    "RSO's sigma_d is measured ...",
-    {
-        "once, before the search": "The steps are in units of the start, not of what the weights have become.",
-        "after each cycle": "Then steps would grow with the weights. RSO's shrink by a fixed plan instead.",
-        "for each mini-batch": "It has nothing to do with images: it is the spread of a layer's weights.",
-    },
-)
+rso.widgets.Quiz("01", 3)
 
 # %% [markdown]
 # ## 7 · What you take home

@@ -103,7 +103,7 @@ def evaluate(loss, weights, index, delta):
 
 
 # %%
-rso.lessons.check_evaluate(evaluate)
+rso.lessons.check(evaluate)
 
 # %% [markdown]
 # **Choose. Difficulty: easy, 2 minutes.** You wrote it in lesson 00: return the name of the candidate with the lowest loss;
@@ -120,7 +120,7 @@ def choose(minus, keep, plus):
 
 
 # %%
-rso.lessons.check_choose(choose)
+rso.lessons.check(choose)
 
 # %% [markdown]
 # **Apply. Difficulty: easy, 2 minutes.** Change `weights[index]` according to `choice`.
@@ -137,7 +137,7 @@ def apply(weights, index, delta, choice):
 
 
 # %%
-rso.lessons.check_apply(apply)
+rso.lessons.check(apply)
 
 # %% [markdown]
 # Now your three verbs train a network, from the last layer to the first, as in Algorithm 1 of the paper. The package has
@@ -243,15 +243,7 @@ def evaluate_a(loss, weights, index, delta):
 rso.lessons.symptoms(rso.load("digits"), evaluate_a)
 
 # %%
-rso.widgets.Quiz(
-    "What is wrong with A?",
-    {
-        "w changes together with the weight": "weights[index] is a window onto the tensor, not a copy. After w - delta is "
-        "set, w is that; 'w + delta' is the old value again. So plus is never tried. Use .item().",
-        "minus and plus are exchanged": "They stand where they belong. Look at what w is after the third line.",
-        "keep is measured first": "The order does not matter, as long as the weight has the right value each time.",
-    },
-)
+rso.widgets.Quiz("02", 1)
 
 # %% [markdown]
 # **Bug B.** The verbs are the right ones, the fault is in how they are fed.
@@ -260,14 +252,7 @@ rso.widgets.Quiz(
 rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate, same_images=False)
 
 # %%
-rso.widgets.Quiz(
-    "What is wrong with B?",
-    {
-        "Each loss has images of its own": "Then luck decides. About a third is kept, as if by the throw of a die.",
-        "The mini-batches are too small": "They have 100 images, as in the run that works.",
-        "The changes are too large": "They are the same as in the run that works.",
-    },
-)
+rso.widgets.Quiz("02", 2)
 
 # %% [markdown]
 # **Bug C.** Nearly every weight is kept, and the network says the same digit to everything. It begins with weights that are
@@ -283,15 +268,7 @@ def initialise(layers):
 rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate, initialise)
 
 # %%
-rso.widgets.Quiz(
-    "What is wrong with C?",
-    {
-        "The new numbers never reach the network": "weight = ... gives the name to another tensor. The network's own stays "
-        "zero: use weight.copy_(...). With zeros in every layer no single change of a weight can be noticed.",
-        "He's rule is wrong": "weight[0].numel() is the fan-in: the rule is right.",
-        "randn draws too large numbers": "N(0, 1) times He's sigma is what is wanted.",
-    },
-)
+rso.widgets.Quiz("02", 3)
 
 # %% [markdown]
 # ## 7 · What you take home

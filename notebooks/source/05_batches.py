@@ -75,7 +75,7 @@ def standard_error(differences, n):
 
 
 # %%
-rso.lessons.check_standard_error(standard_error)
+rso.lessons.check(standard_error)
 
 # %% [markdown]
 # So to halve the luck takes *four times* the images, and each loss then costs four times as much.
@@ -175,34 +175,13 @@ for hold in ("weight", "neuron", "layer"):
 # ## 6 · Three questions (2 minutes)
 
 # %%
-rso.widgets.Quiz(
-    "From 100 images to 400: what happens to the luck?",
-    {
-        "It is halved": "The square root of four is two. The price is four times as high.",
-        "It is a quarter": "It shrinks with the square root of the number only.",
-        "It stays": "A mean over more images varies less.",
-    },
-)
+rso.widgets.Quiz("05", 1)
 
 # %%
-rso.widgets.Quiz(
-    "A run accepts 98 % of its changes. That ...",
-    {
-        "says little by itself": "Tiny mini-batches accept nearly everything, and so do tiny changes.",
-        "is a good run": "With 30 images nearly all is accepted, and nearly half of it makes things worse.",
-        "means that the network is perfect": "Then no change would lower the loss, and all weights would be kept.",
-    },
-)
+rso.widgets.Quiz("05", 2)
 
 # %%
-rso.widgets.Quiz(
-    "Why not judge every change by all images?",
-    {
-        "Each loss would cost more than it brings": "From some size on the judges are right anyway, and the cost grows on.",
-        "It is forbidden": "It is allowed, and on digits even affordable.",
-        "The network would learn them by heart": "Fewer images are learned by heart more easily, not less.",
-    },
-)
+rso.widgets.Quiz("05", 3)
 
 # %% [markdown]
 # ## 7 · What you take home

@@ -1,0 +1,92 @@
+"""The lessons' quizzes: questions, each with its answers and what to say to them; the first is right."""
+
+QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
+    "01": [
+        (
+            "A layer has 256 input channels and 3 x 3 kernels. What is its fan-in?",
+            {
+                "2304": "256 x 9: each output sums over all of them.",
+                "256": "Each channel brings nine places of the kernel, too.",
+                "9": "That is one channel's share. The output sums over all 256 channels.",
+            },
+        ),
+        (
+            "Why does He's rule have a 2 in it?",
+            {
+                "ReLU sets about half of the values to zero": "So half of the sum of squares is lost, and made up "
+                "for in advance.",
+                "There are two layers": "The rule is for any number of layers.",
+                "Weights can be positive or negative": "That is why their mean is 0, but not where the 2 comes from.",
+            },
+        ),
+        (
+            "RSO's sigma_d is measured ...",
+            {
+                "once, before the search": "The steps are in units of the start, not of what the weights have become.",
+                "after each cycle": "Then steps would grow with the weights. RSO's shrink by a fixed plan instead.",
+                "for each mini-batch": "It has nothing to do with images: it is the spread of a layer's weights.",
+            },
+        ),
+    ],
+    "02": [
+        (
+            "What is wrong with A?",
+            {
+                "w changes together with the weight": "weights[index] is a window onto the tensor, not a copy. "
+                "After w - delta is set, w is that; 'w + delta' is the old "
+                "value again. So plus is never tried. Use .item().",
+                "minus and plus are exchanged": "They stand where they belong. Look at what w is after the third line.",
+                "keep is measured first": "The order does not matter, as long as the weight has the right value "
+                "each time.",
+            },
+        ),
+        (
+            "What is wrong with B?",
+            {
+                "Each loss has images of its own": "Then luck decides. About a third is kept, as if by the throw "
+                "of a die.",
+                "The mini-batches are too small": "They have 100 images, as in the run that works.",
+                "The changes are too large": "They are the same as in the run that works.",
+            },
+        ),
+        (
+            "What is wrong with C?",
+            {
+                "The new numbers never reach the network": "weight = ... gives the name to another tensor. The "
+                "network's own stays zero: use weight.copy_(...). With "
+                "zeros in every layer no single change of a weight can "
+                "be noticed.",
+                "He's rule is wrong": "weight[0].numel() is the fan-in: the rule is right.",
+                "randn draws too large numbers": "N(0, 1) times He's sigma is what is wanted.",
+            },
+        ),
+    ],
+    "05": [
+        (
+            "From 100 images to 400: what happens to the luck?",
+            {
+                "It is halved": "The square root of four is two. The price is four times as high.",
+                "It is a quarter": "It shrinks with the square root of the number only.",
+                "It stays": "A mean over more images varies less.",
+            },
+        ),
+        (
+            "A run accepts 98 % of its changes. That ...",
+            {
+                "says little by itself": "Tiny mini-batches accept nearly everything, and so do tiny changes.",
+                "is a good run": "With 30 images nearly all is accepted, and nearly half of it makes things worse.",
+                "means that the network is perfect": "Then no change would lower the loss, and all weights would "
+                "be kept.",
+            },
+        ),
+        (
+            "Why not judge every change by all images?",
+            {
+                "Each loss would cost more than it brings": "From some size on the judges are right anyway, and "
+                "the cost grows on.",
+                "It is forbidden": "It is allowed, and on digits even affordable.",
+                "The network would learn them by heart": "Fewer images are learned by heart more easily, not less.",
+            },
+        ),
+    ],
+}
