@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from rso_lab import doctor, rso
+from rso_lab import doctor, experiments, rso
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.models import build
-from rso_lab.train import steps
+from rso_lab.train import fit, steps
 
 Choose = Callable[[float, float, float], object]  # (minus, keep, plus) -> the name of the candidate to take
 
@@ -294,22 +295,46 @@ def check_apply(answer: Apply) -> bool:
     return True
 
 
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "normalise": check_normalise,
-    "he_sigma": check_he_sigma,
-    "evaluate": check_evaluate,
-    "choose": check_choose,
-    "apply": check_apply,
-    "standard_error": check_standard_error,
-}
+def check_visits(answer: Callable[[int, int, str], list]) -> bool:
+    """Check a learner's `visits(outputs, inputs, order)`: says what to change; returns whether it is right."""
+    right = {
+        "neuron": [(i, j) for i in range(2) for j in range(3)],
+        "input": [(i, j) for j in range(3) for i in range(2)],
+    }
+    for order, wanted in right.items():
+        try:
+            given = answer(2, 3, order)
+            given = given if given in (None, ...) else [tuple(place) for place in given]
+        except Exception as error:
+            print(f"Not yet: your visits stopped with {type(error).__name__}: {error}.")
+            return False
+        if given in (None, ...):
+            print("Not done yet: visits returns nothing. It should return a list of pairs (i, j).")
+            return False
+        if given == wanted:
+            continue
+        print(f"Not yet. For 2 outputs, 3 inputs and {order!r} it is {wanted}, yours is {given}.")
+        if given == right["input" if order == "neuron" else "neuron"]:
+            print("That is the other order. The outer loop is over what stays the same for longest.")
+        elif given == [(j, i) for i, j in wanted]:
+            print("The output comes first in each pair: (i, j).")
+        elif sorted(given) != sorted(wanted):
+            print("Each weight has its turn exactly once: 6 pairs.")
+        return False
+    print("Right: every weight once, in the order that was asked for.")
+    return True
 
 
-def check(answer: Callable) -> None:
-    """Check a learner's function, which has the name of an exercise, and print what to change."""
-    name = getattr(answer, "__name__", "?")
-    if name not in _CHECKS:
-        raise ValueError(f"{name!r} is the name of no exercise: choose from {', '.join(_CHECKS)}")
-    _CHECKS[name](answer)
+def paired(name: str, one: str, other: str) -> None:
+    """Print by how many points of accuracy one way of a recorded experiment leads another, seed by seed."""
+    result = experiments.read(experiments.RESULTS / f"{name}_class.json")
+    last = {(run["method"], run["seed"]): run["cycles"][-1]["test_accuracy"] for run in result["runs"]}
+    points = [100 * (last[one, seed] - last[other, seed]) for seed in result["seeds"]]
+    told = ", ".join(f"{lead:+.1f}" for lead in points)
+    print(f"{one!r} leads {other!r} by {told} points, seed by seed.")
+    mean, spread = statistics.mean(points), statistics.stdev(points)
+    verdict = "a difference" if abs(mean) > spread else "no difference to speak of"
+    print(f"mean {mean:+.1f}, standard deviation {spread:.1f}: {verdict}")
 
 
 @torch.no_grad()
@@ -454,6 +479,101 @@ def accepted_changes(data: Data, batch_size: int, cycles: int = 3) -> tuple[list
             weight[step.index] = value
             of_batch.append(getattr(step.losses, step.choice) - step.losses.keep)
     return of_batch, of_all
+
+
+class RandomProposals:
+    """Proposals on one_conv, after some cycles of training, that move weights drawn at random; on 500 images."""
+
+    def __init__(self, data: Data, cycles: int = 0):
+        self.model = build("one_conv", data)
+        self.x, self.y = data.x_train[:500], data.y_train[:500]
+        sigmas = rso.initial_sigmas(Network(self.model, self.x[:2]), rso.RSO(1, 1))
+        if cycles:
+            fit(self.model, data, rso.RSO(cycles, min(1000, len(data.x_train))), seed=0)
+        self.parameters = [parameter.detach() for parameter in self.model.parameters()]
+        spreads = [torch.full_like(p, sigmas[name]).flatten() for name, p in self.model.named_parameters()]
+        self.spread = torch.cat(spreads)
+        self.size = len(self.spread)
+
+    @torch.no_grad()
+    def changes(self, moved: int, step: float, count: int) -> list[float]:
+        """By how much the better of w + d and w - d changes the loss; d ~ N(0, step * sigma_d) in `moved` weights."""
+        generator = torch.Generator().manual_seed(0)
+        start = torch.cat([parameter.flatten() for parameter in self.parameters])
+        keep = self._loss_at(start)
+        found = []
+        for _ in range(count):
+            which = torch.randperm(self.size, generator=generator)[:moved]
+            delta = torch.zeros(self.size)
+            delta[which] = torch.randn(moved, generator=generator) * step * self.spread[which]
+            found.append(min(self._loss_at(start + delta), self._loss_at(start - delta)) - keep)
+        self._loss_at(start)
+        return found
+
+    def _loss_at(self, weights: torch.Tensor) -> float:
+        for parameter, some in zip(self.parameters, weights.split([p.numel() for p in self.parameters]), strict=True):
+            parameter.copy_(some.view_as(parameter))
+        return F.cross_entropy(self.model(self.x), self.y).item()
+
+
+def gain_table(
+    data: Data, moved: Sequence[int], sizes: Sequence[float], cycles: int = 0, count: int = 30
+) -> np.ndarray:
+    """Mean gain (sizes, moved) of proposals, after `cycles`: by how much the loss falls where it falls, otherwise 0."""
+    proposals = RandomProposals(data, cycles)
+    rows = [
+        [np.mean([max(0.0, -change) for change in proposals.changes(number, size, count)]) for number in moved]
+        for size in tqdm(sizes, desc="steps")
+    ]
+    return np.array(rows)
+
+
+_COSINE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
+    (lambda ab: (ab[0] * ab[1]).sum(), "Divide by the lengths of both."),
+    (lambda ab: (ab[0] * ab[1]).sum() / ab[0].norm(), "Divide by the length of the other one, too."),
+    (lambda ab: (ab[0] * ab[1]).sum() / (ab[0].norm() * ab[1].norm()) ** 2, "The lengths, not their squares."),
+    (lambda ab: (ab[0] * ab[1]).mean() / (ab[0].norm() * ab[1].norm()), "The sum of the products, not their mean."),
+]
+
+
+def check_cosine(answer: Callable[[torch.Tensor, torch.Tensor], float]) -> bool:
+    """Check a learner's `cosine(a, b)`: says what to change; returns whether it is right."""
+    a, b = torch.randn((2, 20), generator=torch.Generator().manual_seed(0))
+    try:
+        given = answer(a, b)
+    except Exception as error:
+        print(f"Not yet: your cosine stopped with {type(error).__name__}: {error}.")
+        return False
+    if given is None or given is ...:
+        print("Not done yet: cosine returns nothing. It should return a number.")
+        return False
+    right = float(F.cosine_similarity(a, b, dim=0))
+    if not isinstance(given, int | float | torch.Tensor) or not math.isclose(float(given), right, rel_tol=1e-4):
+        print(f"Not yet. For two arrows of 20 numbers it is {right:.4f}, your answer was {given!r}.")
+        _advise([given], [(a, b)], _COSINE_MISTAKES)
+        return False
+    print("Right: 1 for the same direction, 0 for a right angle, -1 for the opposite.")
+    return True
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "normalise": check_normalise,
+    "he_sigma": check_he_sigma,
+    "evaluate": check_evaluate,
+    "choose": check_choose,
+    "apply": check_apply,
+    "cosine": check_cosine,
+    "visits": check_visits,
+    "standard_error": check_standard_error,
+}
+
+
+def check(answer: Callable) -> None:
+    """Check a learner's function, which has the name of an exercise, and print what to change."""
+    name = getattr(answer, "__name__", "?")
+    if name not in _CHECKS:
+        raise ValueError(f"{name!r} is the name of no exercise: choose from {', '.join(_CHECKS)}")
+    _CHECKS[name](answer)
 
 
 @torch.no_grad()

@@ -165,6 +165,40 @@ def quadrants(of_batch: Sequence[float], of_all: Sequence[float], ax: Axes | Non
     return ax
 
 
+def gains(table: NDArray, moved: Sequence[int], steps: Sequence[float], ax: Axes | None = None) -> Axes:
+    """Mean gain of a proposal, table (steps, moved), over the number of weights moved and the step, a heat map."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6.5, 3.6), layout="constrained")[1]
+    picture = ax.imshow(table, cmap="cividis", aspect="auto", origin="lower")
+    ax.set_xticks(range(len(moved)), [str(number) for number in moved])
+    ax.set_yticks(range(len(steps)), [f"{step:g}" for step in steps])
+    for column in range(len(moved)):
+        best = int(table[:, column].argmax())
+        ax.plot(column, best, "o", color="white", markeredgecolor="black", markersize=9)
+    ax.set(xlabel="weights moved at once", ylabel="step of each, in sigma_d")
+    ax.get_figure(root=True).colorbar(picture, label="mean gain of a proposal (loss)")  # type: ignore[union-attr]
+    return ax
+
+
+def visited(turns: NDArray, now: int, ax: Axes | None = None) -> Axes:
+    """The weights of a layer, `turns` (outputs, inputs, ...) being when each is visited, and which have been by now."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 2.4), layout="constrained")[1]
+    outputs, inputs = turns.shape[:2]
+    places = turns.reshape(outputs, -1)
+    shades = np.where(places < now, 0.55, 0.0) + np.where(places == now, 1.0, 0.0)
+    ax.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    width = places.shape[1] // inputs
+    for channel in range(1, inputs):
+        ax.axvline(channel * width - 0.5, color="black", linewidth=1)
+    for neuron in range(1, outputs):
+        ax.axhline(neuron - 0.5, color=GREY, linewidth=0.5)
+    ax.set(xlabel="input channel (each with the places of its kernel)", ylabel="output neuron")
+    ax.set_xticks([(channel + 0.5) * width - 0.5 for channel in range(inputs)], [str(c) for c in range(inputs)])
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax
+
+
 def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: Axes | None = None) -> Axes:
     """A histogram of accuracies, with a labelled line at one of them."""
     if ax is None:

@@ -61,6 +61,63 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
     ],
+    "03": [
+        (
+            "All weights are moved at once, each by as much as is best for one alone. What happens?",
+            {
+                "Nearly every such proposal raises the loss": "The whole step is far too long. The more weights "
+                "move, the less each may.",
+                "It gains as much as all the single moves": "Those were chosen one by one; a random direction is not.",
+                "Nothing, the changes cancel": "They do not know of each other.",
+            },
+        ),
+        (
+            "What does sigma do in RSO?",
+            {
+                "The job of the learning rate": "It says how far guesses go. That it shrinks is a schedule.",
+                "It measures the noise of a mini-batch": "It is the spread of the first weights, times a plan.",
+                "It normalises the images": "That has been done before.",
+            },
+        ),
+        (
+            "Two random directions among 10,000 weights: what is the angle between them?",
+            {
+                "Nearly a right angle": "The cosine is about one over the square root of 10,000: 0.01.",
+                "Any angle is equally likely": "In two dimensions, yes. In many, nearly all are at right angles.",
+                "They are nearly parallel": "Quite the contrary.",
+            },
+        ),
+    ],
+    "04": [
+        (
+            "Four runs end at 96.9, 95.8, 95.6 and 96.1 %. 360 test images. What do they tell apart?",
+            {
+                "Nothing": "One image is 0.28 points, and the choice of test images alone makes about 1. All four "
+                "lie within that.",
+                "The first is the best": "By a few images. With others, or another seed, it may be the last.",
+                "All but the second and third": "Differences of a few images, all of them.",
+            },
+        ),
+        (
+            "Why does the paper begin with the last layer?",
+            {
+                "What enters a layer then stays as it is, and can be kept": "The layers before it have not changed "
+                "since the cycle began. This is the activation cache of lesson 06.",
+                "The last layer is the most important": "For accuracy the order of the layers makes no difference that "
+                "we could measure.",
+                "The first layer has no gradient": "No layer needs one here.",
+            },
+        ),
+        (
+            "Two ways, three seeds each. What makes a difference believable?",
+            {
+                "Seed by seed it is there, and larger than its spread": "Compare within a seed: what both ways share "
+                "then cancels, as with a common mini-batch.",
+                "The best run of one beats the best of the other": "The best of three is mostly luck.",
+                "A large difference with one seed": "One run is an anecdote.",
+            },
+        ),
+    ],
     "05": [
         (
             "From 100 images to 400: what happens to the luck?",

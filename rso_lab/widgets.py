@@ -20,9 +20,11 @@ from rso_lab.data import Data
 from rso_lab.experiments import RESULTS, curves, results
 from rso_lab.graph import Network
 from rso_lab.history import History
+from rso_lab.lessons import RandomProposals
 from rso_lab.models import build, stack
 from rso_lab.quizzes import QUIZZES
 from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, initial_sigmas
+from rso_lab.visits import weight_visits
 
 
 class Microscope(ipw.VBox):
@@ -238,6 +240,80 @@ class Batches(ipw.VBox):
         self.axes.legend(loc="upper left")
         self.said.value = f"{(self.means > 0).mean():.0%} of the mini-batches say that the change does harm."
         self.image.value = image(self.figure, self.said.value)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+class Steps(ipw.VBox):
+    """What 60 random proposals bring that move so many weights of one_conv by so much: two sliders, a histogram."""
+
+    def __init__(self, data: Data):
+        self.proposals = RandomProposals(data)
+        self.figure = Figure(figsize=(7, 2.9), layout="constrained")
+        self.axes = self.figure.subplots()
+        wide = ipw.Layout(min_width="300px")
+        sizes = [number for number in (1, 3, 10, 30, 100, 300, 690) if number <= self.proposals.size]
+        self.moved = ipw.SelectionSlider(options=sizes, value=1, description="weights", layout=wide)
+        self.step = ipw.FloatLogSlider(value=1, min=-2.5, max=0.5, step=0.25, description="step", layout=wide)
+        self.step.continuous_update = self.moved.continuous_update = False  # it takes a quarter of a second
+        self.said = ipw.Label()
+        self.image = ipw.HTML()
+        self.post = _poster()
+        for control in (self.moved, self.step):
+            control.observe(lambda change: self.post(self.draw), names="value")
+        self.draw()
+        controls = ipw.HBox([self.moved, self.step, self.said], layout=ipw.Layout(flex_flow="row wrap"))
+        super().__init__([controls, self.image])
+
+    def draw(self) -> None:
+        """Try proposals, and show what the better of w + d and w - d does to the loss."""
+        self.changes = self.proposals.changes(self.moved.value, self.step.value, 60)
+        self.axes.clear()
+        plots.differences({"60 proposals": self.changes}, self.axes)
+        self.axes.set(xlabel="loss with the better of the two changes, minus loss without", ylabel="proposals")
+        gain = -np.minimum(self.changes, 0).mean()
+        self.said.value = f"{np.mean(np.array(self.changes) < 0):.0%} lower the loss; mean gain {gain:.4f}"
+        self.image.value = image(self.figure, self.said.value)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+class Order(ipw.VBox):
+    """The weights of a convolution, 4 output neurons of 3 input channels, as they are visited one after the other."""
+
+    def __init__(self) -> None:
+        self.weight = torch.zeros(4, 3, 3, 3)
+        self.figure = Figure(figsize=(7, 2.4), layout="constrained")
+        self.axes = self.figure.subplots()
+        last = self.weight.numel() - 1
+        self.order = ipw.ToggleButtons(options=["neuron", "input"], description="order")
+        self.turn = ipw.IntSlider(value=40, max=last, description="visit", layout=ipw.Layout(min_width="300px"))
+        self.play = ipw.Play(value=40, max=last, interval=250)
+        ipw.link((self.play, "value"), (self.turn, "value"))
+        self.image = ipw.HTML()
+        self.post = _poster()
+        for control in (self.order, self.turn):
+            control.observe(lambda change: self.post(self.draw), names="value")
+        self.draw()
+        controls = ipw.HBox([self.order, self.play, self.turn], layout=ipw.Layout(flex_flow="row wrap"))
+        super().__init__([controls, self.image])
+
+    def draw(self) -> None:
+        """Show which weights have been visited."""
+        turns = np.zeros(self.weight.shape, dtype=int)
+        for number, visit in enumerate(weight_visits("conv", {"conv.weight": self.weight}, self.order.value)):
+            turns[visit.index] = number
+        self.turns = turns
+        self.axes.clear()
+        plots.visited(turns, self.turn.value, self.axes)
+        (place,) = np.argwhere(turns == self.turn.value)
+        said = f"Visit {self.turn.value}, {self.order.value} first: output neuron {place[0]}, input channel {place[1]}."
+        self.axes.set_title(said, fontsize="medium")
+        self.image.value = image(self.figure, said)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         bundle = super()._repr_mimebundle_(**kwargs)

@@ -130,7 +130,32 @@ ERRORS = {
     "text": (lambda d, n: "small", "your answer was 'small'"),
     "one argument": (lambda d: d.std(), "stopped with TypeError"),
 }
+
+
+def two_loops(outputs, inputs, order):
+    if order == "neuron":
+        return [(i, j) for i in range(outputs) for j in range(inputs)]
+    return [(i, j) for j in range(inputs) for i in range(outputs)]
+
+
+VISITS = {
+    "exchanged": (lambda m, n, o: two_loops(m, n, "input" if o == "neuron" else "neuron"), "the other order"),
+    "always neuron": (lambda m, n, o: two_loops(m, n, "neuron"), "the other order"),
+    "pairs": (lambda m, n, o: [(j, i) for i, j in two_loops(m, n, o)], "The output comes first"),
+    "too few": (lambda m, n, o: two_loops(m, n, o)[1:], "exactly once"),
+    "a number": (lambda m, n, o: 6, "stopped with TypeError"),
+}
+COSINES = {
+    "no lengths": (lambda a, b: (a * b).sum(), "Divide by the lengths of both."),
+    "one length": (lambda a, b: (a * b).sum() / a.norm(), "the other one, too"),
+    "squares": (lambda a, b: (a * b).sum() / (a.norm() * b.norm()) ** 2, "not their squares"),
+    "mean": (lambda a, b: (a * b).mean() / (a.norm() * b.norm()), "not their mean"),
+    "text": (lambda a, b: "1", "your answer was '1'"),
+    "one argument": (lambda a: a, "stopped with TypeError"),
+}
 CHECKS = {
+    "cosine": (lessons.check_cosine, lambda a, b: (a * b).sum() / (a.norm() * b.norm()), COSINES),
+    "visits": (lessons.check_visits, two_loops, VISITS),
     "standard_error": (lessons.check_standard_error, lambda d, n: d.std() / n**0.5, ERRORS),
     "he_sigma": (lessons.check_he_sigma, lambda w: (2 / w[0].numel()) ** 0.5, SIGMAS),
     "normalise": (lessons.check_normalise, lambda x: (x - x.mean()) / x.std(), NORMALISED),
@@ -327,3 +352,42 @@ def test_another_name_is_refused():
 
     with pytest.raises(ValueError, match="'sigma' is the name of no exercise: choose from normalise, he_sigma"):
         lessons.check(sigma)
+
+
+def test_runs_are_compared_seed_by_seed(capsys):
+    lessons.paired("order", "neuron first, output layer first", "input first, output layer first")
+    said = capsys.readouterr().out
+    runs = lessons.experiments.read(lessons.experiments.RESULTS / "order_class.json")["runs"]
+    last = {(run["method"], run["seed"]): run["cycles"][-1]["test_accuracy"] for run in runs}
+    for seed in range(3):
+        lead = last["neuron first, output layer first", seed] - last["input first, output layer first", seed]
+        assert f"{100 * lead:+.1f}" in said
+    assert "no difference" in said
+
+
+def test_gains_are_those_of_the_better_direction(digits):
+    proposals = lessons.RandomProposals(digits)
+    model = rso.models.build("one_conv", digits)
+    changes = proposals.changes(690, 0.1, 3)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, proposals.model.get_parameter(name))  # put back
+    generator = torch.Generator().manual_seed(0)
+    start = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    for change in changes:
+        which = torch.randperm(690, generator=generator)
+        delta = torch.zeros(690)
+        delta[which] = torch.randn(690, generator=generator) * 0.1 * proposals.spread[which]
+        losses = []
+        for weights in (start, start + delta, start - delta):
+            torch.nn.utils.vector_to_parameters(weights, model.parameters())
+            with torch.no_grad():
+                losses.append(F.cross_entropy(model(digits.x_train), digits.y_train).item())
+        assert change == pytest.approx(min(losses[1:]) - losses[0], abs=1e-6)
+
+
+def test_the_more_weights_move_the_less_each_may(digits):
+    sizes = (0.03, 0.1, 0.3, 1)
+    table = lessons.gain_table(digits, (1, 690), sizes, count=10)
+    assert table.shape == (4, 2)
+    assert (table >= 0).all()
+    assert table[:, 0].argmax() > table[:, 1].argmax()

@@ -219,3 +219,37 @@ def test_differences_share_their_bins():
     ax = plots.differences({"one": [0.0, 1.0, 1.0], "other": [0.5, -1.0]})
     assert sum(bar.get_height() for bar in ax.patches) == 5
     assert ax.get_xlabel()
+
+
+def test_a_layer_lights_up_in_the_order_that_is_chosen():
+    seen = widgets.Order()
+    seen.turn.value = 27
+    assert seen.turns[1, 0, 0, 0] == 27
+    assert "neuron first: output neuron 1, input channel 0" in seen.image.value
+    shades = seen.axes.images[0].get_array()
+    assert (shades[0] > 0).all()
+    assert (shades[1] > 0).sum() == 1
+    seen.order.value = "input"
+    assert seen.turns[0, 1, 0, 0] == 36
+    assert "input first: output neuron 3, input channel 0" in seen.image.value
+    seen.play.value = 36
+    assert seen.turn.value == 36
+    assert "output neuron 0, input channel 1" in seen.image.value
+    assert sorted(seen.turns.flatten()) == list(range(108))
+
+
+def test_steps_shows_what_proposals_bring(digits):
+    seen = widgets.Steps(digits)
+    assert seen.changes == seen.proposals.changes(1, 1, 60)
+    seen.moved.value = 690
+    assert seen.changes == seen.proposals.changes(690, 1, 60)
+    seen.step.value = 0.01
+    assert seen.changes == seen.proposals.changes(690, 0.01, 60)
+    assert "lower the loss" in seen.said.value
+    assert seen.said.value.split("%")[0] in seen.image.value
+
+
+def test_the_map_of_gains_marks_the_best_steps():
+    ax = plots.gains(np.array([[0.1, 0.3], [0.2, 0.1]]), (1, 10), (0.1, 1))
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines] == [(0, 1), (1, 0)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "10"]

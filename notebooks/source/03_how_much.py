@@ -1,0 +1,227 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · How much to move: one weight, a layer, or everything?
+#
+# **35 minutes · builds on 00 to 02.** In a 50-minute class, skip section 5.
+#
+# Lesson 02 showed that three losses reveal which way is down. Open is how far to go, and why not to move many weights at
+# once: that would save many losses. After this lesson you can
+#
+# * say why every number of weights has a step size of its own,
+# * say what the length of a step and its direction have to do with what it gains,
+# * compare the three *levels* of RSO: one weight, one layer, the whole network,
+# * say what sigma and its annealing are for.
+
+# %%
+# %matplotlib inline
+import torch
+
+import rso_lab as rso
+
+rso.lessons.begin()
+
+# %% [markdown]
+# ## 1 · Play: how many, and how far? (5 minutes)
+#
+# A **proposal** is a change that is tried: RSO takes the loss with it, without it and with its opposite. Below are 60
+# proposals for the small network with random weights. The first slider sets how many weights a proposal moves, drawn at
+# random, the second how far each of them goes, in units of sigma_d. The histogram shows what the better of +d and -d does to
+# the loss: left of zero it helps.
+#
+# 1. Move one weight, with a step of 1. How many of the proposals help, and what is the mean gain?
+# 2. Now move all 690, with the same step.
+# 3. Still all 690: make the step small. From where on do nearly all proposals help?
+
+# %%
+rso.widgets.Steps(rso.load("digits"))
+
+# %% [markdown]
+# With a small step, +d or -d nearly always helps, however many weights it moves: one of the two goes downhill. But a small
+# step brings little. With a long one the loss behind the hill is higher again. The best step lies in between, and where that
+# is depends on how many weights move.
+
+# %% [markdown]
+# ## 2 · The map (6 minutes)
+#
+# Measured for several numbers of weights and several steps: the mean gain of a proposal. A dot marks the best step for each
+# number. Before you run it: from 1 to 690 weights, by what factor does the best step shrink? Write down a number.
+
+# %%
+prediction = ...  # <- your prediction: 1 is not at all, 10 is to a tenth, ...
+
+# %%
+data = rso.load("digits")
+moved, sizes = (1, 10, 100, 690), (0.01, 0.03, 0.1, 0.3, 1, 3)
+table = rso.lessons.gain_table(data, moved, sizes, count=20)
+rso.plots.gains(table, moved, sizes)
+
+# %%
+best = [sizes[i] for i in table.argmax(axis=0)]
+print(f"best steps: {dict(zip(moved, best, strict=True))}")
+print(f"the first is {best[0] / best[-1]:.0f} times the last; your prediction: {prediction}")
+
+# %% [markdown]
+# **Every number of weights has a step size of its own: the more move, the less each may.** That is why RSO takes a tenth of
+# sigma_d when it moves a layer or the whole network.
+#
+# And look at the colours: here, at the beginning, a proposal that moves ten weights gains *more* than one that moves a single
+# weight. A random network has so much to gain that a coarse hand finds it, too.
+
+# %% [markdown]
+# ## 3 · The geometry behind it (7 minutes)
+#
+# Take all weights as one arrow with n numbers. A proposal is an arrow, too. Its **length** is by Pythagoras the root of the sum
+# of squares: if it moves n weights by s each, it is s times the square root of n. Take the best steps of the map times that
+# root (the map's own are rough, three to a power of ten):
+
+# %%
+data = rso.load("digits")
+moved, sizes = (1, 10, 100, 690), (0.01, 0.03, 0.1, 0.3, 1, 3)
+table = rso.lessons.gain_table(data, moved, sizes, count=20)
+for number, place in zip(moved, table.argmax(axis=0), strict=True):
+    step = sizes[place]
+    print(f"{number:4} weights, best step {step:4}: an arrow of length {step * number**0.5:.1f}")
+
+# %% [markdown]
+# The lengths are nearly the same! Not the number of weights counts, but how far the whole arrow goes. For many weights the same
+# length has to be shared out.
+#
+# And its direction? The steepest way down is *some* direction, and the proposal knows nothing of it. What a short proposal
+# gains is the part of it that points along the steepest way: the **cosine** of the angle between the two. It is 1 for the
+# same direction and 0 for a right angle.
+#
+# **Exercise. Difficulty: medium, 4 minutes.** Write `cosine`: the sum of the products of the numbers of a and b, divided by
+# the lengths of both. `a.norm()` is the length of a.
+#
+# <details><summary>Hint 1</summary>
+#
+# `(a * b).sum()` is the sum of the products.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Divide by `a.norm() * b.norm()`, with brackets around the product.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "cosine", "locked": false, "schema_version": 3, "solution": true}
+def cosine(a, b):
+    ### BEGIN SOLUTION
+    return (a * b).sum() / (a.norm() * b.norm())
+    ### END SOLUTION
+
+
+# %%
+rso.lessons.check(cosine)
+
+# %% [markdown]
+# How large is it for two random arrows? (This cell uses torch's own cosine, so that it runs without yours.)
+
+# %%
+for n in (2, 10, 100, 1000, 10000):
+    pairs = torch.randn(2, 200, n)
+    cosines = torch.nn.functional.cosine_similarity(*pairs, dim=1)
+    print(f"{n:6} weights: |cosine| is typically {cosines.abs().mean():.3f}; 1 / sqrt(n) is {n**-0.5:.3f}")
+
+# %% [markdown]
+# Among n weights, a direction that knows nothing points along the way down by about one part in the square root of n. That
+# holds for a single weight as well: its arrow lies along one of n axes, which know nothing of the slope either. So at the
+# beginning no number of weights is at an advantage by its direction, if the length is right. What speaks for one weight at a
+# time must be something else: see the next section.
+
+# %% [markdown]
+# ## 4 · The race (6 minutes)
+#
+# RSO's three **levels**: a proposal moves one weight, all weights of one layer, or the whole network. A cycle is as many
+# proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one leads after
+# three cycles? Write its name down.
+
+# %%
+prediction = ...  # <- your prediction: "weight", "layer" or "network"
+
+# %%
+data = rso.load("digits")
+runs = {}
+for level in ("weight", "layer", "network"):
+    model = rso.models.build("one_conv", data)
+    runs[level] = [rso.fit(model, data, rso.RSO(cycles=3, batch_size=250, level=level), seed=0)]
+rso.plots.comparison(runs)
+print({level: f"{history[0].cycles[-1].test_accuracy:.1%}" for level, history in runs.items()}, "yours:", prediction)
+
+# %% [markdown]
+# On this small task the levels are close, and one seed does not decide it. Now the recorded ones: choose *levels (class)*,
+# digits with three seeds, and *levels (evening)*, MNIST with a network of two convolutions.
+
+# %%
+rso.widgets.Recorded("levels")
+
+# %% [markdown]
+# On MNIST the weight level is ahead after the first cycle, with the same number of evaluations. (The run of the layer level
+# was interrupted after one cycle, and the network level is not recorded there yet.) The paper, with 500,000 proposals and 5000
+# images for each, finds a wide gap: weight, then layer, then network.
+#
+# **Think.** The map of section 2 says that a proposal of many weights gains a lot at the beginning. Why may that not last?
+# Two hints: gains get smaller while the network learns, and a mini-batch is a noisy judge (lesson 05).
+#
+# <details><summary>One answer</summary>
+#
+# At the beginning there is much to gain in nearly every direction. Later most weights stand well, and a change of all of them
+# spoils more than it mends, unless it is tiny. What a tiny change gains is less than the luck of the mini-batch. A single
+# weight can still take a long step where there is something to gain, and leaves the others alone. And there is the price:
+# the loss after one changed weight costs far less to compute (lesson 06).
+#
+# </details>
+
+# %% [markdown]
+# ## 5 · Which changes to propose? (5 minutes)
+#
+# Three more questions about sigma, answered by recorded runs (digits, two convolutions, four cycles, three seeds):
+#
+# * **Distribution.** Gaussian, uniform between -2 and 2 sigma, or just one of -sigma, 0 and sigma?
+# * **Annealing.** RSO's sigma shrinks from cycle to cycle, to a tenth in the last. Is that needed?
+# * **Scale.** What if the first sigma is a tenth of sigma_d, or ten times?
+
+# %%
+rso.widgets.Recorded("proposals")
+
+# %% [markdown]
+# The distribution hardly matters, and in four cycles neither does annealing. The scale does: a tenth of sigma_d does not get
+# far in four cycles, and catches up in twenty. The paper, with 50 cycles, says that anything from 0.1 to 10 sigma_d ends
+# within 0.15 points.
+
+# %% [markdown]
+# ## 6 · Three questions (2 minutes)
+
+# %%
+rso.widgets.Quiz("03", 1)
+
+# %%
+rso.widgets.Quiz("03", 2)
+
+# %%
+rso.widgets.Quiz("03", 3)
+
+# %% [markdown]
+# ## 7 · What you take home
+#
+# * **Every number of weights has its own step size**: the more move at once, the less each may.
+# * A direction that knows nothing points along the way down by about 1 / sqrt(n): one weight or all, what counts is the length.
+# * Sigma does the job of the learning rate, and its annealing that of a schedule.
+#
+# **What the paper says.** For layers and networks N(0, sigma_d / 10) works best; one weight at a time is "much better and
+# faster" on MNIST, and on CIFAR-10 the other two do not even start well.
+#
+# **The question for the next lesson.** If it is one weight at a time: which one first?

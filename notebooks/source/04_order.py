@@ -1,0 +1,153 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · The order of the search: who goes first?
+#
+# **20 minutes · builds on 00 to 02.** In a 50-minute class, skip section 5.
+#
+# RSO changes one weight at a time, so some weight must be first. Does it matter which? After this lesson you can
+#
+# * say in which orders the weights of a layer, and the layers, may be visited, and write them down as loops,
+# * say why the paper goes from the output to the input,
+# * tell a difference from chance, when all you have is a few runs.
+
+# %%
+# %matplotlib inline
+import rso_lab as rso
+
+rso.lessons.begin()
+
+# %% [markdown]
+# ## 1 · Play: a layer lights up (3 minutes)
+#
+# Here are the 108 weights of a small convolution: 4 output neurons (the rows), each with 3 input channels of 3 x 3 places. A
+# weight that has been visited is blue, the one whose turn it is dark. Press the triangle, or drag the slider. Then change
+# the order.
+#
+# 1. After 27 visits in the order *neuron*: what is finished?
+# 2. After 36 visits in the order *input*: what is finished?
+
+# %%
+rso.widgets.Order()
+
+# %% [markdown]
+# *Neuron first* completes one output neuron after the other: the first is done before the second begins. *Input first* does
+# for all neurons what belongs to one input channel, then goes to the next channel.
+
+# %% [markdown]
+# ## 2 · Exercise: two loops (5 minutes)
+#
+# **Difficulty: easy.** Write `visits`. It returns the list of all pairs `(i, j)`, i being the output and j the input of a
+# linear layer, in the order `"neuron"` or `"input"`.
+#
+# <details><summary>Hint 1</summary>
+#
+# Two loops, one in the other. What stays the same for longest belongs to the outer loop.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `[(i, j) for i in range(outputs) for j in range(inputs)]`: the first `for` is the outer one.
+#
+# </details>
+
+
+# %% nbgrader={"grade": false, "grade_id": "visits", "locked": false, "schema_version": 3, "solution": true}
+def visits(outputs, inputs, order):
+    ### BEGIN SOLUTION
+    if order == "neuron":
+        return [(i, j) for i in range(outputs) for j in range(inputs)]
+    return [(i, j) for j in range(inputs) for i in range(outputs)]
+    ### END SOLUTION
+
+
+# %%
+rso.lessons.check(visits)
+
+# %% [markdown]
+# ## 3 · And the layers? (3 minutes)
+#
+# The paper searches the last layer first, then the one before it, and so on to the input. That has a practical reason. While
+# the last layer is searched, all layers before it rest: what enters the last layer is the same for every guess, and can be
+# computed once and kept. Then the layer before it, and what enters *that* has not changed either, since the cycle began.
+# Going from the input to the output works as well, but what enters a layer has to be computed anew after each layer.
+
+# %% [markdown]
+# ## 4 · Can you tell them apart? (6 minutes)
+#
+# Two orders within a layer, two of the layers: four ways. They were recorded with three seeds each (two convolutions, four
+# cycles). By how many percentage points will the best way lead the worst, in the mean? One test image is 0.28 points.
+
+# %%
+prediction = ...  # <- your prediction, in percentage points
+
+# %%
+rso.widgets.Recorded("order")
+
+# %% [markdown]
+# The bands lie on top of each other. To look closer, compare *within* a seed: both ways begin with the same weights then, and
+# what they share cancels.
+
+# %%
+first = "neuron first, output layer first"
+rso.lessons.paired("order", first, "input first, output layer first")
+rso.lessons.paired("order", first, "neuron first, input layer first")
+print(f"Your prediction was {prediction}.")
+
+# %% [markdown]
+# A difference that is smaller than its own spread is no difference to speak of. There may be one all the same: three seeds
+# and 360 images cannot see what is smaller than about a point.
+
+# %% [markdown]
+# ## 5 · Your own seeds (4 minutes)
+#
+# The same live, with the small network. What happens to your verdict when you change `seeds` to `(3, 4, 5)`?
+
+# %%
+data = rso.load("digits")
+seeds = (0, 1, 2)
+for order in ("neuron", "input"):
+    found = []
+    for seed in seeds:
+        model = rso.models.build("one_conv", data, seed)
+        history = rso.fit(model, data, rso.RSO(cycles=3, batch_size=500, order=order), seed=seed)
+        found.append(f"{history.cycles[-1].test_accuracy:.1%}")
+    print(f"{order:6} first: {', '.join(found)}")
+
+# %%
+rso.lessons.ledger(history)
+
+# %% [markdown]
+# ## 6 · Three questions (2 minutes)
+
+# %%
+rso.widgets.Quiz("04", 1)
+
+# %%
+rso.widgets.Quiz("04", 2)
+
+# %%
+rso.widgets.Quiz("04", 3)
+
+# %% [markdown]
+# ## 7 · What you take home
+#
+# * **You cannot tell the orders apart.** So one chooses the order that is cheap.
+# * From the output to the input: what enters a layer can be kept.
+# * A difference is believed when it is larger than its spread over seeds, compared seed by seed.
+#
+# **What the paper says.** 99.06 % on MNIST with neuron first, 99.12 % with input first, one run each: six images of 10,000. A
+# count of about 90 errors varies by about nine, by chance alone. The paper concludes, as we do, that the order hardly matters.
+#
+# **The question for the next lesson.** Every guess was judged by a mini-batch. How many images should be in it?
