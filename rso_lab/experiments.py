@@ -249,7 +249,7 @@ EXPERIMENTS = {
         _mnist,
         (
             Claim("How good after 5 cycles?", "98.0 % (§4.5)", _accuracy_after(5)),
-            Claim("How good at the end?", "99.12 % after 50 cycles (§4.1); WANN: 91.9 %, as its authors published"),
+            Claim("How good at the end?", "99.12 % after 50 cycles (§4.1)"),
         ),
         {"class": replace(CLASS, rso=replace(CLASS.rso, cycles=10)), "full": FULL},
         weights_of=("full",),

@@ -84,6 +84,19 @@ def check_choose(answer: Choose) -> bool:
     return True
 
 
+def _ask(name: str, answer: Callable, *question: Any, wanted: str) -> Any:
+    """What a learner's function returns; None, with a word to the learner, where it stops or returns nothing."""
+    try:
+        given = answer(*question)
+    except Exception as error:
+        print(f"Not yet: your {name} stopped with {type(error).__name__}: {error}.")
+        return None
+    if given is None or given is ...:
+        print(f"Not done yet: {name} returns nothing. It should return {wanted}.")
+        return None
+    return given
+
+
 # Fan-in, fan-out and what they are of: the shapes that a learner's rule is tried on.
 _SHAPES = [(16, 144, (16, 16, 3, 3)), (4, 9, (4, 1, 3, 3)), (10, 64, (10, 64))]
 _SIGMA_MISTAKES: list[tuple[Callable[[torch.Tensor], float], str]] = [
@@ -129,13 +142,8 @@ _ERROR_MISTAKES: list[tuple[Callable[..., Any], str]] = [
 def check_standard_error(answer: Callable[[torch.Tensor, int], float]) -> bool:
     """Check a learner's `standard_error(differences, n)`: says what to change; returns whether it is right."""
     differences = torch.randn(300, generator=torch.Generator().manual_seed(0)) * 0.3 + 0.1
-    try:
-        given = answer(differences, 40)
-    except Exception as error:
-        print(f"Not yet: your standard_error stopped with {type(error).__name__}: {error}.")
-        return False
-    if given is None or given is ...:
-        print("Not done yet: standard_error returns nothing. It should return a number.")
+    given = _ask("standard_error", answer, differences, 40, wanted="a number")
+    if given is None:
         return False
     right = differences.std().item() / 40**0.5
     if not isinstance(given, int | float | torch.Tensor) or not math.isclose(float(given), right, rel_tol=0.01):
@@ -163,13 +171,8 @@ def check_normalise(answer: Callable[[torch.Tensor], torch.Tensor]) -> bool:
     """Check a learner's `normalise(x)`; prints what to change, and returns whether it is right."""
     x = 16 * torch.rand((50, 1, 8, 8), generator=torch.Generator().manual_seed(0)) ** 3
     x *= torch.linspace(0.5, 1, 50).view(-1, 1, 1, 1)
-    try:
-        given = answer(x.clone())
-    except Exception as error:
-        print(f"Not yet: your normalise stopped with {type(error).__name__}: {error}.")
-        return False
-    if given is None or given is ...:
-        print("Not done yet: normalise returns nothing. It should return the images, changed.")
+    given = _ask("normalise", answer, x.clone(), wanted="the images, changed")
+    if given is None:
         return False
     if not isinstance(given, torch.Tensor) or given.shape != x.shape:
         print("Not yet: return a tensor of the same shape as x.")
@@ -224,13 +227,8 @@ def check_evaluate(answer: Evaluate) -> bool:
         )
 
     right = [1 + 4 * (0.1 + step - 0.2) ** 2 for step in (-delta, 0, delta)]
-    try:
-        given = answer(loss, weights, index, delta)
-    except Exception as error:
-        print(f"Not yet: your evaluate stopped with {type(error).__name__}: {error}.")
-        return False
-    if given is None or given is ...:
-        print("Not done yet: evaluate returns nothing. It should return three losses: minus, keep, plus.")
+    given = _ask("evaluate", answer, loss, weights, index, delta, wanted="three losses: minus, keep, plus")
+    if given is None:
         return False
     try:
         losses = [float(value) for value in given]
@@ -539,13 +537,8 @@ _COSINE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
 def check_cosine(answer: Callable[[torch.Tensor, torch.Tensor], float]) -> bool:
     """Check a learner's `cosine(a, b)`: says what to change; returns whether it is right."""
     a, b = torch.randn((2, 20), generator=torch.Generator().manual_seed(0))
-    try:
-        given = answer(a, b)
-    except Exception as error:
-        print(f"Not yet: your cosine stopped with {type(error).__name__}: {error}.")
-        return False
-    if given is None or given is ...:
-        print("Not done yet: cosine returns nothing. It should return a number.")
+    given = _ask("cosine", answer, a, b, wanted="a number")
+    if given is None:
         return False
     right = float(F.cosine_similarity(a, b, dim=0))
     if not isinstance(given, int | float | torch.Tensor) or not math.isclose(float(given), right, rel_tol=1e-4):

@@ -27,7 +27,17 @@ from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, ini
 from rso_lab.visits import weight_visits
 
 
-class Microscope(ipw.VBox):
+class _Pictured(ipw.VBox):
+    """Controls and a figure; the figure as a plain picture where widgets cannot run."""
+
+    figure: Figure
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+class Microscope(_Pictured):
     """The loss along one weight of a network, with the three candidates of a proposal whose change a slider sets.
 
     A button keeps the best of the three: it changes the model. The losses are those of one mini-batch of at most 1000
@@ -131,12 +141,8 @@ class Microscope(ipw.VBox):
         losses = ", ".join(f"{name} {loss:.4f} at {weight:.3f}" for name, (weight, loss) in points.items())
         self.image.value = image(self.figure, f"Loss along weight {self.label}. Candidates: {losses}.")
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
 
-
-class Initialisation(ipw.VBox):
+class Initialisation(_Pictured):
     """What the scale of the first weights does to the signals in a row of linear layers: a slider, and a picture.
 
     The layers have ReLU and no batch norm; their weights are He's times the slider.
@@ -184,10 +190,6 @@ class Initialisation(ipw.VBox):
             self.figure, f"Weights of {self.scale.value:.2f} times He: outputs of size {last:.2g}."
         )
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
-
 
 @torch.no_grad()
 def layer_signals(model: nn.Sequential, x: torch.Tensor) -> list[float]:
@@ -202,7 +204,7 @@ def layer_signals(model: nn.Sequential, x: torch.Tensor) -> list[float]:
     return [value.square().mean().sqrt().item() for value in sizes]
 
 
-class Batches(ipw.VBox):
+class Batches(_Pictured):
     """What mini-batches of a size that a slider sets say of one good change: a histogram over 1000 of them.
 
     Of one_conv with random weights; the change lowers the loss of all training images.
@@ -241,12 +243,8 @@ class Batches(ipw.VBox):
         self.said.value = f"{(self.means > 0).mean():.0%} of the mini-batches say that the change does harm."
         self.image.value = image(self.figure, self.said.value)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
 
-
-class Steps(ipw.VBox):
+class Steps(_Pictured):
     """What 60 random proposals bring that move so many weights of one_conv by so much: two sliders, a histogram."""
 
     def __init__(self, data: Data):
@@ -277,12 +275,8 @@ class Steps(ipw.VBox):
         self.said.value = f"{np.mean(np.array(self.changes) < 0):.0%} lower the loss; mean gain {gain:.4f}"
         self.image.value = image(self.figure, self.said.value)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
 
-
-class Order(ipw.VBox):
+class Order(_Pictured):
     """The weights of a convolution, 4 output neurons of 3 input channels, as they are visited one after the other."""
 
     def __init__(self) -> None:
@@ -315,12 +309,8 @@ class Order(ipw.VBox):
         self.axes.set_title(said, fontsize="medium")
         self.image.value = image(self.figure, said)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
 
-
-class Recorded(ipw.VBox):
+class Recorded(_Pictured):
     """Recorded experiments of the paper's claims: choose one, and see its curves. No run is made."""
 
     def __init__(self, name: str | None = None, against: str = "cycle"):
@@ -347,10 +337,6 @@ class Recorded(ipw.VBox):
         last = {label: runs[0].cycles[-1].test_accuracy for label, runs in curves(result).items()}
         told = ", ".join(f"{label} {share:.1%}" for label, share in last.items())
         self.image.value = image(self.figure, f"Recorded accuracy at the end, first seed: {told}.")
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
 
 
 class Quiz(ipw.VBox):
