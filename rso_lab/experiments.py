@@ -251,8 +251,12 @@ EXPERIMENTS = {
             Claim("How good after 5 cycles?", "98.0 % (§4.5)", _accuracy_after(5)),
             Claim("How good at the end?", "99.12 % after 50 cycles (§4.1)"),
         ),
-        {"class": replace(CLASS, rso=replace(CLASS.rso, cycles=10)), "full": FULL},
-        weights_of=("full",),
+        {
+            "class": replace(CLASS, rso=replace(CLASS.rso, cycles=10)),
+            "evening": replace(FULL, rso=replace(FULL.rso, batch_size=1000)),
+            "full": FULL,
+        },
+        weights_of=("evening", "full"),
     ),
     "initialisation": Experiment(
         "How close is the answer to the start?",
