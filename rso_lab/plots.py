@@ -1,6 +1,7 @@
 """Figures. Each function draws on matplotlib Axes and returns them: line styles and markers as well as colours."""
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from rso_lab.data import NAMES, Data
 from rso_lab.history import History
@@ -81,6 +82,50 @@ def comparison(runs: dict[str, list[History]], ax: Axes | None = None, against: 
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right", fontsize="small")
+    return ax
+
+
+def learning(lines: dict[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
+    """Accuracy while networks train, by name: (how far, accuracy there)."""
+    for (label, (places, shares)), (colour, style) in zip(lines.items(), itertools.cycle(_STYLES), strict=False):
+        ax.plot(places, shares, style, color=colour, markersize=3, label=label)
+    ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
+    ax.set(xlabel=xlabel, ylabel="test images right", ylim=(0, 1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right", fontsize="small")
+    return ax
+
+
+def kept(layers: dict[str, float], ax: Axes) -> Axes:
+    """The share of the weights that were kept, a bar for each layer, with the paper's as a line."""
+    ax.barh(list(layers), list(layers.values()), color=BLUE, alpha=0.7)
+    ax.axvline(0.1, color=ORANGE, linestyle="--", label="paper: about 10 %")
+    ax.set(xlabel="weights kept", xlim=(0, 1))
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
+    return ax
+
+
+def filters(weight: Tensor, shape: Sequence[int], ax: Axes) -> Axes:
+    """What the first 16 neurons of a network's first layer look for, as pictures: the mean over the colours.
+
+    weight: of a convolution (outputs, colours, H, W), or of a linear layer (outputs, pixels) on images of this shape
+    (colours, H, W).
+    """
+    if weight.dim() == 2:
+        weight = weight.reshape(len(weight), *shape)
+    pictures = weight.detach()[:16].mean(dim=1).cpu().numpy()
+    columns = math.ceil(len(pictures) ** 0.5)
+    rows = math.ceil(len(pictures) / columns)
+    height, width = pictures.shape[1:]
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for number, picture in enumerate(pictures):
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = picture
+    widest = abs(pictures).max()
+    ax.imshow(sheet, cmap="PuOr", vmin=-widest, vmax=widest)
+    ax.set(xlabel="filters of the first layer", xticks=[], yticks=[])
     return ax
 
 

@@ -1,11 +1,10 @@
 """Things to play with in a notebook. Each shows a plain picture where widgets cannot run."""
 
-import asyncio
-import base64
+import contextlib
+import copy
 import html
-import io
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Generator, Iterable
 
 import ipywidgets as ipw
 import numpy as np
@@ -22,22 +21,14 @@ from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.lessons import RandomProposals
 from rso_lab.models import build, stack
+from rso_lab.notebook import Live, Pictured, image, poster
 from rso_lab.quizzes import QUIZZES
-from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, initial_sigmas
+from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, Step, choose, draw_batch, initial_sigmas, searched_layers
+from rso_lab.train import steps
 from rso_lab.visits import weight_visits
 
 
-class _Pictured(ipw.VBox):
-    """Controls and a figure; the figure as a plain picture where widgets cannot run."""
-
-    figure: Figure
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
-
-
-class Microscope(_Pictured):
+class Microscope(Pictured):
     """The loss along one weight of a network, with the three candidates of a proposal whose change a slider sets.
 
     A button keeps the best of the three: it changes the model. The losses are those of one mini-batch of at most 1000
@@ -79,7 +70,7 @@ class Microscope(_Pictured):
         self.keep_best = ipw.Button(description="Keep the best", tooltip="Set the weight to the best of the three")
         self.said = ipw.Label("Move the slider, then keep the best.")
         self.image = ipw.HTML()
-        self.post = _poster()
+        self.post = poster()
         self.delta.observe(lambda change: self.post(self.draw), names="value")
         self.keep_best.on_click(lambda button: self.post(self.accept))
         self.look()
@@ -142,7 +133,144 @@ class Microscope(_Pictured):
         self.image.value = image(self.figure, f"Loss along weight {self.label}. Candidates: {losses}.")
 
 
-class Initialisation(_Pictured):
+class _Search:
+    """A search, and its accuracy on at most 1000 test images, four times a cycle.
+
+    For the accuracy, batch norms use the statistics of these images: those of the training set are up to date when the
+    search rests.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int):
+        self.model, self.data, self.method, self.seed = model, data, method, seed
+        self.network = Network(model, data.x_train[:2])
+        self.sizes = {layer.name: layer.size for layer in searched_layers(self.network, method)}
+        self.cycle_length = sum(self.sizes.values())  # proposals
+        self.first = copy.deepcopy(model.state_dict())
+        self.begin()
+
+    def begin(self) -> None:
+        """Nothing is searched yet."""
+        self.proposals = self.evaluations = 0
+        self.kept: dict[str, float] = {}  # share of weights that the last whole sweep of a layer kept
+        self.measured, self.accuracies = [0], [self.accuracy()]  # after how many evaluations, and what was found
+
+    def restore(self) -> None:
+        """Give the model its first weights."""
+        self.model.load_state_dict(self.first)
+        self.settle()
+        self.begin()
+
+    def settle(self) -> None:
+        """Give the batch norms the training set's statistics."""
+        self.network.stale = set(self.network.batch_norms)
+        self.network.refresh_statistics(self.data.x_train)
+
+    def steps(self) -> Generator[Step]:
+        """All of it, step by step."""
+        every = max(1, self.cycle_length // 4)
+        search = steps(self.model, self.data, self.method, seed=self.seed)
+        with contextlib.closing(search):  # type: ignore[type-var]
+            choices: Counter = Counter()
+            for step in search:
+                layer = step.layer or "all layers"
+                choices[step.choice] += 1
+                if choices.total() == self.sizes.get(layer, self.cycle_length):
+                    self.kept[layer] = choices["keep"] / choices.total()
+                    choices.clear()
+                self.proposals += 1
+                self.evaluations += 3 if self.method.opposite else 2
+                if self.proposals % every == 0 or self.proposals == self.cycle_length * self.method.cycles:
+                    self.accuracies.append(self.accuracy())
+                    self.measured.append(self.evaluations)
+                yield step
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        """Share of the test images that it reads right."""
+        x, y = self.data.x_test[:1000], self.data.y_test[:1000]
+        values = self.network.propagate({self.network.input: x}, batch_statistics_from=1)
+        return (values[self.network.nodes[-1]].argmax(dim=1) == y).float().mean().item()
+
+
+class Monitor(Live):
+    """A network while it trains: accuracy, the share of weights kept in each layer, and its first layer as pictures.
+
+    The model is trained in place, and fit for use whenever the search rests. A click is answered within 0.3 s where a
+    proposal takes less than a tenth, and no batch norm has to gather statistics over a large training set.
+    """
+
+    def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int = 0):
+        self.data = data
+        self.search = _Search(model, data, method, seed)
+        super().__init__(Figure(figsize=(8.4, 3)))
+
+    def work(self) -> Generator[None]:
+        """The search, step by step."""
+        for _ in self.search.steps():
+            yield
+
+    def restore(self) -> None:
+        """Give the model its first weights."""
+        self.search.restore()
+
+    def settle(self) -> None:
+        """Give the batch norms the training set's statistics."""
+        self.search.settle()
+
+    def draw(self) -> str:
+        """Show how far it is."""
+        seen = self.search
+        self.figure.clear()
+        self.figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.88, wspace=0.35)
+        learning, kept, filters = self.figure.subplots(1, 3, width_ratios=(1.6, 1.1, 1))
+        per_cycle = (3 if seen.method.opposite else 2) * seen.cycle_length
+        cycles = [evaluations / per_cycle for evaluations in seen.measured]
+        plots.learning({"the network": (cycles, seen.accuracies)}, learning, "cycle")
+        learning.set_xlim(0, seen.method.cycles)
+        plots.kept(seen.kept, kept)
+        plots.filters(next(seen.model.parameters()), self.data.x_train.shape[1:], filters)
+        done = f"{seen.proposals / seen.cycle_length:.1f} of {seen.method.cycles} cycles"
+        return f"{done}: {seen.accuracies[-1]:.0%} of {len(self.data.x_test[:1000])} test images right"
+
+
+class Race(Live):
+    """Several ways to search, all from the same random weights, at equal evaluations of the loss."""
+
+    def __init__(self, model: nn.Module, data: Data, methods: dict[str, RSO], seed: int = 0):
+        self.searches = {
+            label: _Search(copy.deepcopy(model), data, method, seed) for label, method in methods.items()
+        }
+        super().__init__(Figure(figsize=(7, 3.4)))
+
+    def work(self) -> Generator[None]:
+        """Each time, the one that is behind makes a step."""
+        going = {label: search.steps() for label, search in self.searches.items()}
+        while going:
+            label = min(going, key=lambda label: self.searches[label].evaluations)
+            if next(going[label], None) is None:
+                del going[label]
+            yield
+
+    def restore(self) -> None:
+        """Give all networks the weights they began with."""
+        for search in self.searches.values():
+            search.restore()
+
+    def settle(self) -> None:
+        """Give the batch norms the training set's statistics."""
+        for search in self.searches.values():
+            search.settle()
+
+    def draw(self) -> str:
+        """Show how far each is."""
+        self.figure.clear()
+        self.figure.subplots_adjust(left=0.1, right=0.97, bottom=0.15, top=0.95)
+        lines = {label: (search.measured, search.accuracies) for label, search in self.searches.items()}
+        plots.learning(lines, self.figure.subplots(), plots.AXES["evaluations"])
+        return ", ".join(f"{label} {accuracies[-1]:.1%}" for label, (_, accuracies) in lines.items())
+
+
+class Initialisation(Pictured):
     """What the scale of the first weights does to the signals in a row of linear layers: a slider, and a picture.
 
     The layers have ReLU and no batch norm; their weights are He's times the slider.
@@ -165,7 +293,7 @@ class Initialisation(_Pictured):
         )
         self.he = ipw.Button(description="Back to He's")
         self.image = ipw.HTML()
-        self.post = _poster()
+        self.post = poster()
         self.scale.observe(lambda change: self.post(self.draw), names="value")
         self.he.on_click(lambda button: self.scale.set_trait("value", 1))
         self.draw()
@@ -204,7 +332,7 @@ def layer_signals(model: nn.Sequential, x: torch.Tensor) -> list[float]:
     return [value.square().mean().sqrt().item() for value in sizes]
 
 
-class Batches(_Pictured):
+class Batches(Pictured):
     """What mini-batches of a size that a slider sets say of one good change: a histogram over 1000 of them.
 
     Of one_conv with random weights; the change lowers the loss of all training images.
@@ -224,7 +352,7 @@ class Batches(_Pictured):
         self.size = ipw.IntSlider(value=30, min=5, max=200, description="images", layout=ipw.Layout(min_width="300px"))
         self.said = ipw.Label()
         self.image = ipw.HTML()
-        self.post = _poster()
+        self.post = poster()
         self.size.observe(lambda change: self.post(self.draw), names="value")
         self.draw()
         super().__init__([ipw.HBox([self.size, self.said], layout=ipw.Layout(flex_flow="row wrap")), self.image])
@@ -244,7 +372,7 @@ class Batches(_Pictured):
         self.image.value = image(self.figure, self.said.value)
 
 
-class Steps(_Pictured):
+class Steps(Pictured):
     """What 60 random proposals bring that move so many weights of one_conv by so much: two sliders, a histogram."""
 
     def __init__(self, data: Data):
@@ -258,7 +386,7 @@ class Steps(_Pictured):
         self.step.continuous_update = self.moved.continuous_update = False  # it takes a quarter of a second
         self.said = ipw.Label()
         self.image = ipw.HTML()
-        self.post = _poster()
+        self.post = poster()
         for control in (self.moved, self.step):
             control.observe(lambda change: self.post(self.draw), names="value")
         self.draw()
@@ -276,7 +404,7 @@ class Steps(_Pictured):
         self.image.value = image(self.figure, self.said.value)
 
 
-class Order(_Pictured):
+class Order(Pictured):
     """The weights of a convolution, 4 output neurons of 3 input channels, as they are visited one after the other."""
 
     def __init__(self) -> None:
@@ -289,7 +417,7 @@ class Order(_Pictured):
         self.play = ipw.Play(value=40, max=last, interval=250)
         ipw.link((self.play, "value"), (self.turn, "value"))
         self.image = ipw.HTML()
-        self.post = _poster()
+        self.post = poster()
         for control in (self.order, self.turn):
             control.observe(lambda change: self.post(self.draw), names="value")
         self.draw()
@@ -310,7 +438,7 @@ class Order(_Pictured):
         self.image.value = image(self.figure, said)
 
 
-class Recorded(_Pictured):
+class Recorded(Pictured):
     """Recorded experiments of the paper's claims: choose one, and see its curves. No run is made."""
 
     def __init__(self, name: str | None = None, against: str = "cycle"):
@@ -322,7 +450,7 @@ class Recorded(_Pictured):
         self.choice = ipw.Dropdown(options=list(found), value=first, description="experiment")
         self.against = ipw.Dropdown(options=list(plots.AXES), value=against, description="against")
         self.image = ipw.HTML()
-        self.post = _poster()
+        self.post = poster()
         for control in (self.choice, self.against):
             control.observe(lambda change: self.post(self.draw), names="value")
         self.draw()
@@ -349,7 +477,7 @@ class Quiz(ipw.VBox):
         shown = sorted(answers)  # so that the right one is not always the first
         self.choice = ipw.RadioButtons(options=shown, index=None, layout=ipw.Layout(width="auto"))
         self.said = ipw.HTML()
-        self.post = _poster()
+        self.post = poster()
         self.choice.observe(lambda change: self.post(self.tell), names="value")
         super().__init__([ipw.HTML(f"<b>{html.escape(question)}</b>"), self.choice, self.said])
 
@@ -381,23 +509,3 @@ def watch(histories: Iterable[History]) -> History:
         print(f"Stopped. {len(history.cycles)} cycles were completed.")
     assert history is not None
     return history
-
-
-def image(figure: Figure, alt: str) -> str:
-    """The figure as an HTML image, with words for those who do not see it."""
-    data = base64.b64encode(_png(figure)).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="max-width: 100%">'
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    return buffer.getvalue()
-
-
-def _poster() -> Callable[[Callable[[], None]], Any]:
-    """What runs a widget's reaction: in the event loop of the notebook, for clicks may arrive in another thread."""
-    try:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError:  # no notebook
-        return lambda reaction: reaction()

@@ -1,0 +1,218 @@
+"""What the widgets are made of: pictures with words, reactions in the notebook's loop, work in its background."""
+
+import asyncio
+import base64
+import html
+import io
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import Any, ClassVar
+
+import ipywidgets as ipw
+from matplotlib.figure import Figure
+
+Reaction = Callable[[], None]
+
+
+class Pictured(ipw.VBox):
+    """Controls and a figure; the figure as a plain picture where widgets cannot run."""
+
+    figure: Figure
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+
+
+def image(figure: Figure, alt: str) -> str:
+    """The figure as an HTML image, with words for those who do not see it."""
+    data = base64.b64encode(_png(figure)).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="max-width: 100%">'
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
+
+
+def poster() -> Callable[[Reaction], Any]:
+    """What runs a widget's reaction: in the event loop of the notebook, for clicks may arrive in another thread."""
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:  # no notebook
+        return lambda reaction: reaction()
+
+
+SLICE = 0.02  # seconds of work before clicks are answered
+REST = 0.002  # seconds in which they are: with none at all, a click waits five times as long
+DRAWING = 1 / 5  # of the time at most
+
+
+class Live(Pictured):
+    """Work that goes on in the background of a notebook, with buttons to start, pause, stop and reset it.
+
+    A subclass has `work`, a generator that may be left wherever it yields, `draw`, which shows how far it is, and
+    `restore`, which makes everything as it was. One of them is at work at a time: a new one stops the one before.
+    """
+
+    latest: ClassVar["Live | None"] = None
+
+    def __init__(self, figure: Figure):
+        if Live.latest is not None:
+            Live.latest.stop()
+        Live.latest = self
+        self.figure = figure
+        self.state = "ready"  # then "running", "paused", "stopped" or "done"
+        self.working: Generator[None] | None = None
+        self.task: asyncio.Task | None = None
+        self.interrupted = False
+        self.drawn = self.drawing = 0.0  # when, and how long it took
+        self.post = poster()
+        self.buttons = {
+            name: ipw.Button(description=name.capitalize(), tooltip=tooltip, layout=ipw.Layout(width="90px"))
+            for name, tooltip in (
+                ("start", "Begin, or go on"),
+                ("pause", "Rest; Start goes on"),
+                ("stop", "End it here"),
+                ("reset", "Back to the beginning"),
+            )
+        }
+        for name, button in self.buttons.items():
+            button.on_click(lambda _, name=name: self.post(getattr(self, name)))
+        self.said = ipw.Label()
+        self.image = ipw.HTML()
+        self.show()
+        controls = ipw.HBox([*self.buttons.values(), self.said], layout=ipw.Layout(flex_flow="row wrap"))
+        super().__init__([controls, self.image])
+
+    def work(self) -> Generator[None]:
+        """All of it, in steps of at most a tenth of a second."""
+        raise NotImplementedError
+
+    def draw(self) -> str:
+        """Draw the figure as things are; returns that in words."""
+        raise NotImplementedError
+
+    def restore(self) -> None:
+        """Make everything as it was before the work."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Make the results fit for use, now that the work rests."""
+
+    def start(self) -> None:
+        """Begin, or go on, in the background of the notebook; outside of one, `pump` does the work."""
+        if self.state not in ("ready", "paused"):
+            return
+        self.working = self.working or self.work()
+        self.state, self.interrupted = "running", False
+        self._enable()
+        try:
+            self.task = asyncio.get_running_loop().create_task(self._drive())
+        except RuntimeError:  # no notebook
+            self.task = None
+
+    def pause(self) -> None:
+        """Rest: `start` goes on from here."""
+        if self.state == "running":
+            self.state = "paused"
+            self.settle()
+            self.show()
+
+    def stop(self) -> None:
+        """End the work here."""
+        if self.state in ("running", "paused"):
+            self._end("stopped")
+            self.show()
+
+    def reset(self) -> None:
+        """Make everything as it was before the work, ready to start again."""
+        self.stop()
+        self.restore()
+        self.state, self.working = "ready", None
+        self.show()
+
+    def finish(self) -> Figure:
+        """Work until all is done, in this cell, and return the figure; an interrupt stops it there."""
+        self.start()
+        try:
+            while self.pump(SLICE):
+                pass
+        except KeyboardInterrupt:
+            print("Stopped.")
+        return self.figure
+
+    def pump(self, seconds: float) -> bool:
+        """Work for so long, at least one step, and draw when it is time; returns whether there is more to do."""
+        if self.state != "running":
+            return False
+        assert self.working is not None
+        until = time.perf_counter() + seconds
+        try:
+            for _ in self.working:
+                if self.interrupted or time.perf_counter() >= until:
+                    break
+            else:
+                self._end("done")
+            if self.state == "done" or time.perf_counter() > self.drawn + self.drawing / DRAWING:
+                self.show()
+        except BaseException as error:
+            self._end("stopped")
+            self.said.value = f"Stopped by {type(error).__name__}. {error}"
+            raise
+        return self.state == "running"
+
+    def show(self) -> None:
+        """Draw, and say how things are."""
+        begun = time.perf_counter()
+        words = self.draw()
+        self.image.value = image(self.figure, words)
+        self.said.value = words
+        self._enable()
+        self.drawn = time.perf_counter()
+        self.drawing = self.drawn - begun
+
+    async def _drive(self) -> None:
+        """Slice after slice, with a rest between; an interrupt pauses it."""
+        try:
+            self._listen()
+            while self.pump(SLICE):
+                await asyncio.sleep(REST)
+                if self.interrupted:
+                    self.pause()
+                self._listen()
+        except KeyboardInterrupt:  # of a cell that was waiting meanwhile; the event loop would not survive it
+            pass
+        finally:
+            if signal.getsignal(signal.SIGINT) == self._interrupt:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _listen(self) -> None:
+        """Have interrupts: between cells a kernel ignores them."""
+        alone = threading.current_thread() is threading.main_thread()  # others may not
+        if alone and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+
+    def _end(self, state: str) -> None:
+        assert self.working is not None
+        self.state = state
+        self.working.close()
+        self.settle()
+        self._enable()
+
+    def _enable(self) -> None:
+        usable = {
+            "start": self.state in ("ready", "paused"),
+            "pause": self.state == "running",
+            "stop": self.state in ("running", "paused"),
+            "reset": self.state != "ready",
+        }
+        for name, button in self.buttons.items():
+            button.disabled = not usable[name]
