@@ -6,6 +6,8 @@ The learner's version has stubs in place of solutions, each solution folded belo
 version has the solutions and the output of every cell.
 """
 
+import html
+import re
 import sys
 from pathlib import Path
 
@@ -58,6 +60,9 @@ def execute(notebook: NotebookNode) -> NotebookNode:
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 output.data.pop(WIDGET, None)
+                words = re.search(r'<img [^>]*alt="([^"]*)"', output.data.pop("text/html", ""))
+                if words:
+                    output.metadata["image/png"] = {"alt": html.unescape(words[1])}
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     return _plain(notebook)
 

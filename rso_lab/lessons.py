@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from rso_lab import doctor, experiments, rso
+from rso_lab import doctor, experiments, notebook, rso
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History
@@ -47,11 +47,12 @@ _MISTAKES: list[tuple[Choose, str]] = [
 
 
 def begin() -> None:
-    """Check the set-up, and compute on one thread.
+    """Check the set-up, have figures described in words, and compute on one thread.
 
     The lessons' small networks gain little from a second one, and lose much where a browser keeps the cores busy.
     """
     torch.set_num_threads(1)
+    notebook.describe_figures()
     doctor.check()
 
 

@@ -12,7 +12,12 @@ from types import FrameType
 from typing import Any, ClassVar
 
 import ipywidgets as ipw
+import matplotlib.pyplot as plt
+from IPython.core.getipython import get_ipython
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from rso_lab import plots
 
 Reaction = Callable[[], None]
 
@@ -22,9 +27,10 @@ class Pictured(ipw.VBox):
 
     figure: Figure
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
         bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": base64.b64encode(_png(self.figure)).decode()}
+        picture = base64.b64encode(_png(self.figure)).decode()
+        return {**bundle, "image/png": picture}, {"image/png": {"alt": plots.describe(self.figure)}}
 
 
 def image(figure: Figure, alt: str) -> str:
@@ -37,6 +43,27 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()
+
+
+def describe_figures() -> None:
+    """Have this notebook show figures with words beside them, and Axes, which plots return, as their figures."""
+    shell = get_ipython()
+    if shell is None:  # no notebook
+        return
+
+    def described(figure: Figure) -> str:
+        return image(figure, plots.describe(figure))
+
+    def figure_of(ax: Axes) -> Figure:
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        plt.close(figure)  # else it is shown once more at the end of the cell
+        return figure
+
+    formatters = shell.display_formatter.formatters
+    formatters["text/html"].for_type(Figure, described)
+    formatters["text/html"].for_type(Axes, lambda ax: described(figure_of(ax)))
+    formatters["image/png"].for_type(Axes, lambda ax: _png(figure_of(ax)))
 
 
 def poster() -> Callable[[Reaction], Any]:

@@ -279,6 +279,19 @@ def answers(model: nn.Module, data: Data, count: int = 8) -> Figure:
     return figure
 
 
+def describe(figure: Figure) -> str:
+    """The figure in words, for those who do not see it: axes, and where each line begins and ends."""
+    told = [figure.get_suptitle()]
+    for ax in figure.axes:
+        told.append(ax.get_title().replace("\n", ", "))
+        told.append(f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "")
+        for line in ax.lines:
+            if not str(line.get_label()).startswith("_"):  # matplotlib's own name for what has none
+                ends = [ax.yaxis.get_major_formatter().format_data_short(line.get_ydata()[place]) for place in (0, -1)]
+                told.append(f"{line.get_label()}: {' to '.join(dict.fromkeys(end.strip() for end in ends))}")
+    return ". ".join(part for part in told if part)
+
+
 def save(ax: Axes, path: str | os.PathLike) -> None:
     """Write the figure that `ax` is part of; the ending of `path` says whether png, svg or pdf."""
     figure = ax.get_figure(root=True)

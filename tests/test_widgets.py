@@ -86,7 +86,8 @@ def test_batch_norms_behind_the_weight_use_the_mini_batch(digits64):
 
 
 def test_it_falls_back_on_a_picture(microscope):
-    bundle = microscope._repr_mimebundle_()
+    bundle, metadata = microscope._repr_mimebundle_()
+    assert "lowest of the three" in metadata["image/png"]["alt"]
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
@@ -150,7 +151,7 @@ def test_initialisation_shows_what_the_scale_does(digits):
     seen.he.click()
     assert seen.scale.value == 1
     assert seen.spreads == pytest.approx(he)
-    assert base64.b64decode(seen._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+    assert base64.b64decode(seen._repr_mimebundle_()[0]["image/png"]).startswith(b"\x89PNG")
 
 
 def test_recorded_runs_can_be_chosen():

@@ -34,35 +34,18 @@ import rso_lab as rso
 rso.lessons.begin()
 
 # %% [markdown]
-# ## 1 · A network that knows nothing (1 minute)
+# ## 1 · Play: one weight under the microscope (2 minutes)
 #
-# `data` holds 1797 handwritten digits, small pictures of 8 x 8 pixels. 1437 of them are for training. The other 360, the
-# *test images*, are kept aside, to see whether the network can read pictures it has never seen.
+# Below is a network that is to read handwritten digits. What it says depends on 690 numbers, its **weights**, and they are
+# random so far. How wrong is it? The **loss** says that in one number: the lower, the better.
 #
-# `model` is a small network. It looks at a picture and says a digit. What it says depends on 690 numbers, its
-# **weights**. They are random so far, and so is what it says:
-
-# %%
-data = rso.load("digits")
-model = rso.models.build("one_conv", data)
-rso.plots.answers(model, data)
-
-# %% [markdown]
-# About one in ten is right: no better than guessing.
-
-# %% [markdown]
-# ## 2 · One weight under the microscope (2 minutes)
+# The grey curve shows the loss for a range of values of *one* weight, while the other 689 stay as they are. There are three
+# dots on it: the weight as it is, **w**, and the weight moved by a change **δ** (delta) to either side, **w - δ** and **w + δ**.
+# A ring marks the lowest of the three. Run the cell, then
 #
-# How wrong is the network? The **loss** says it in one number: the lower, the better. If we change one weight, the loss
-# changes. That is all we need.
-#
-# The grey curve shows the loss over 1000 training images for a range of values of *one* weight, while the other 689 stay
-# as they are. There are three dots on it: the weight as it is, **w**, and the weight moved by a change **δ** (delta) to
-# either side, **w - δ** and **w + δ**. A ring marks the lowest of the three.
-#
-# 1. Move the slider. It sets how large the change δ is.
-# 2. Press **Keep the best**. If a change lowers the loss, the weight moves to the ring.
-# 3. Go on until neither a large nor a small δ helps.
+# 1. move the slider: it sets how large the change δ is;
+# 2. press **Keep the best**: if a change lowers the loss, the weight moves to the ring;
+# 3. go on until neither a large nor a small δ helps.
 
 # %%
 data = rso.load("digits")
@@ -75,8 +58,21 @@ rso.widgets.Microscope(toy, data, "conv1.weight", weight)
 # best: **guess and compare, that is training.** The method is called **RSO**, *random search optimization* (Tripathi &
 # Singh, 2020). It does for every weight what you did for one, with two differences: δ is drawn at random, and each weight
 # gets just one guess before it is the next one's turn.
+
+# %% [markdown]
+# ## 2 · A network that knows nothing (1 minute)
 #
-# One weight alone cannot make the network read. It has 690.
+# One weight alone cannot make the network read. This is what it says as long as all 690 are random. `data` holds 1797
+# handwritten digits, small pictures of 8 x 8 pixels. 1437 of them are for training. The other 360, the *test images*, are kept
+# aside, to see whether the network can read pictures it has never seen. Here are eight of them:
+
+# %%
+data = rso.load("digits")
+model = rso.models.build("one_conv", data)
+rso.plots.answers(model, data)
+
+# %% [markdown]
+# About one in ten is right: no better than guessing.
 
 # %% [markdown]
 # ## 3 · All weights, and your prediction (2 minutes)
@@ -176,7 +172,7 @@ rso.lessons.train_with(choose, rso.load("digits"))
 #
 # **Go on playing.**
 #
-# * In section 2, look at another weight: `(2, 0, 1, 2)` is steep, `(0, 0, 1, 2)` is nearly at its lowest. The first number
+# * In section 1, look at another weight: `(2, 0, 1, 2)` is steep, `(0, 0, 1, 2)` is nearly at its lowest. The first number
 #   is 0 to 3, the second 0, the last two 0 to 2.
 # * In section 3, try `batch_size=16`. What do you lose, what do you gain?
 # * In section 3, try `cycles=2`. It is not the first part of the run of ten: RSO makes its guesses smaller from cycle to

@@ -147,19 +147,26 @@ for n in (2, 10, 100, 1000, 10000):
 #
 # RSO's three **levels**: a proposal moves one weight, all weights of one layer, or the whole network. A cycle is as many
 # proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one leads after
-# three cycles? Write its name down.
+# three cycles? Write its name down, run the cell after it, and press **Start**.
 
 # %%
 prediction = ...  # <- your prediction: "weight", "layer" or "network"
 
 # %%
 data = rso.load("digits")
-runs = {}
-for level in ("weight", "layer", "network"):
-    model = rso.models.build("one_conv", data)
-    runs[level] = [rso.fit(model, data, rso.RSO(cycles=3, batch_size=250, level=level), seed=0)]
-rso.plots.comparison(runs)
-print({level: f"{history[0].cycles[-1].test_accuracy:.1%}" for level, history in runs.items()}, "yours:", prediction)
+model = rso.models.build("one_conv", data)
+levels = {level: rso.RSO(cycles=3, batch_size=250, level=level) for level in ("weight", "layer", "network")}
+race = rso.widgets.Race(model, data, levels)
+race
+
+# %% [markdown]
+# When it is over, or to run it to its end here:
+
+# %%
+race.finish()
+
+# %%
+print(f"{race.said.value}; yours: {prediction}")
 
 # %% [markdown]
 # On this small task the levels are close, and one seed does not decide it. Now the recorded ones: choose *levels (class)*,
