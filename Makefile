@@ -1,7 +1,7 @@
 # Each target sets up what it needs: python3 and make are enough to begin with.
 #   make lab     the lessons, in JupyterLab          make test       every check and test
 #   make demo    training in the terminal            make notebooks  build the lessons from their sources
-#   make bench   how fast a cycle is
+#   make bench   how fast a cycle is                 make test-browser  lessons in a real browser, chromium
 # Options for JupyterLab: make lab ARGS="--no-browser --port 9000". Another Python: make lab PYTHON=python3.12.
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ QUIET_LAB = $(PY) -m jupyter labextension disable --level sys_prefix "@jupyterla
 
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: lab demo test lint bench notebooks clean
+.PHONY: lab demo test test-browser lint bench notebooks clean
 
 lab: $(VENV)/kit
 	-$(PY) -m rso_lab doctor
@@ -28,7 +28,10 @@ demo: $(VENV)/kit
 
 test: $(VENV)/dev lint
 	$(PY) -m pytest -n auto --maxprocesses 4 tests $(ARGS)
-	$(PY) -m pytest notebooks
+	$(PY) -m pytest -n auto --maxprocesses 2 --dist loadscope notebooks
+
+test-browser: $(VENV)/browser
+	$(PY) -m pytest -rs tests/browser.py $(ARGS)
 
 bench: $(VENV)/kit
 	$(PY) benchmarks/evaluators.py --models paper_cnn one_conv
@@ -56,3 +59,7 @@ $(VENV)/dev: pyproject.toml
 	$(PY) -m pip install --quiet --editable ".[dev]"
 	$(QUIET_LAB)
 	@touch $@ $(VENV)/kit
+
+$(VENV)/browser: $(VENV)/dev
+	$(PY) -m pip install --quiet --editable ".[dev,browser]"
+	@touch $@

@@ -48,7 +48,7 @@ def _png(figure: Figure) -> bytes:
 def describe_figures() -> None:
     """Have this notebook show figures with words beside them, and Axes, which plots return, as their figures."""
     shell = get_ipython()
-    if shell is None:  # no notebook
+    if shell is None or shell.display_formatter is None:  # no notebook
         return
 
     def described(figure: Figure) -> str:

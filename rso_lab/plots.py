@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -85,7 +85,7 @@ def comparison(runs: dict[str, list[History]], ax: Axes | None = None, against: 
     return ax
 
 
-def learning(lines: dict[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
+def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
     """Accuracy while networks train, by name: (how far, accuracy there)."""
     for (label, (places, shares)), (colour, style) in zip(lines.items(), itertools.cycle(_STYLES), strict=False):
         ax.plot(places, shares, style, color=colour, markersize=3, label=label)
@@ -287,8 +287,9 @@ def describe(figure: Figure) -> str:
         told.append(f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "")
         for line in ax.lines:
             if not str(line.get_label()).startswith("_"):  # matplotlib's own name for what has none
-                ends = [ax.yaxis.get_major_formatter().format_data_short(line.get_ydata()[place]) for place in (0, -1)]
-                told.append(f"{line.get_label()}: {' to '.join(dict.fromkeys(end.strip() for end in ends))}")
+                form = ax.yaxis.get_major_formatter().format_data_short
+                ends = [form(float(height)).strip() for height in np.asarray(line.get_ydata())[[0, -1]]]
+                told.append(f"{line.get_label()}: {' to '.join(dict.fromkeys(ends))}")
     return ". ".join(part for part in told if part)
 
 

@@ -237,9 +237,7 @@ class Race(Live):
     """Several ways to search, all from the same random weights, at equal evaluations of the loss."""
 
     def __init__(self, model: nn.Module, data: Data, methods: dict[str, RSO], seed: int = 0):
-        self.searches = {
-            label: _Search(copy.deepcopy(model), data, method, seed) for label, method in methods.items()
-        }
+        self.searches = {label: _Search(copy.deepcopy(model), data, method, seed) for label, method in methods.items()}
         super().__init__(Figure(figsize=(7, 3.4)))
 
     def work(self) -> Generator[None]:

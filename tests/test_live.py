@@ -151,17 +151,14 @@ def test_what_goes_wrong_is_said_and_raised(digits, monkeypatch):
     asyncio.run(press())
 
 
-def test_an_interrupt_of_finish_leaves_a_network(monitor, digits, capsys):
-    draw = monitor.draw
-
+def test_an_interrupt_of_finish_leaves_a_network(monitor, digits, capsys, monkeypatch):
     def interrupted():
-        if monitor.search.proposals > 30 and monitor.state == "running":
-            raise KeyboardInterrupt
-        return draw()
+        raise KeyboardInterrupt
 
-    monitor.draw = interrupted
+    monkeypatch.setattr(monitor.search, "accuracy", interrupted)
     monitor.finish()
     assert monitor.state == "stopped"
+    assert monitor.search.proposals == 172
     assert capsys.readouterr().out == "Stopped.\n"
     assert rso.fit(monitor.search.model, digits, rso.RSO(1, 20), seed=0).cycles
 

@@ -1,12 +1,15 @@
 """Figures show the numbers that they say."""
 
+import re
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 import rso_lab as rso
-from rso_lab import plots
+from rso_lab import notebook, plots
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +44,25 @@ def test_a_comparison_shows_mean_and_range(histories):
     heights = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (0, shares.max())
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["RSO", "SGD"]
+
+
+def test_a_figure_is_told_in_words(histories):
+    ax = plots.comparison({"RSO": [histories[0]], "SGD": [histories[1]]})
+    words = plots.describe(ax.figure)
+    first, last = (f"{histories[0].cycles[place].test_accuracy:.0%}"[:-1] for place in (0, -1))
+    assert "mean and range over seeds: 1. test images right against cycle" in words
+    assert re.search(rf"RSO: {first}[.0-9]*% to {last}[.0-9]*%", words)
+
+
+def test_a_notebook_shows_figures_with_words():
+    shell = InteractiveShell.instance()
+    try:
+        notebook.describe_figures()
+    finally:
+        InteractiveShell.clear_instance()
+    ax = plots.signals([1.0, 4.0])
+    bundle, _ = shell.display_formatter.format(ax)
+    assert 'alt="root mean square of the activations against layer (0: the images)' in bundle["text/html"]
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert not plt.fignum_exists(ax.figure.number)
+    assert "<img" in shell.display_formatter.format(ax.figure)[0]["text/html"]

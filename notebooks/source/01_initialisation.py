@@ -142,8 +142,8 @@ rso.lessons.check(he_sigma)
 model = rso.models.paper_cnn()
 for name, weight in model.named_parameters():
     if weight.dim() > 1:
-        fan_in = weight[0].numel()
-        print(f"{name:13} fan-in {fan_in:3}   He {(2 / fan_in) ** 0.5:.3f}   sigma_d {weight.std(correction=0):.3f}")
+        fan_in, sigma_d = weight[0].numel(), weight.std(correction=0)
+        print(f"{name:13} fan-in {fan_in:3}   He {(2 / fan_in) ** 0.5:.3f}   sigma_d {sigma_d:.3f}")
 
 # %% [markdown]
 # ## 4 · How good is a random network? (4 minutes)

@@ -168,8 +168,8 @@ found = rso.lessons.loss_differences(rso.load("digits"), batch_size=100)
 rso.plots.differences(found)
 for images, values in found.items():
     print(f"with {images} it looks good {sum(value < 0 for value in values)} times of {len(values)}")
-other = found["other images"]
-rso.lessons.compare(prediction, sum(value < 0 for value in other) / len(other), "Looks good, with other images")
+share = sum(value < 0 for value in found["other images"]) / 200
+rso.lessons.compare(prediction, share, "Looks good, with other images")
 
 # %% [markdown]
 # With common images the luck of the draw cancels: whatever makes these 100 images hard makes them hard for all three
@@ -223,7 +223,8 @@ for batch_size in (1000, 30):
     model = rso.models.build("one_conv", data)
     history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=batch_size), seed=0)
     shares = [f"{record.kept['all']:.0%}" for record in history.cycles]
-    print(f"batch {batch_size:4}: kept {', '.join(shares)}; at the end {history.cycles[-1].test_accuracy:.0%} right")
+    print(f"batch {batch_size:4}: kept {', '.join(shares)}")
+    print(f"at the end {history.cycles[-1].test_accuracy:.0%} right")
 
 # %% [markdown]
 # The one that *accepts more* reads worse. On 30 images nearly every weight has some change that suits just these 30; on the

@@ -133,8 +133,8 @@ rso.lessons.check(cosine)
 # %%
 for n in (2, 10, 100, 1000, 10000):
     pairs = torch.randn(2, 200, n)
-    cosines = torch.nn.functional.cosine_similarity(*pairs, dim=1)
-    print(f"{n:6} weights: |cosine| is typically {cosines.abs().mean():.3f}; 1 / sqrt(n) is {n**-0.5:.3f}")
+    typical = torch.nn.functional.cosine_similarity(*pairs, dim=1).abs().mean()
+    print(f"{n:6} weights: |cosine| is typically {typical:.3f}; 1 / sqrt(n) is {n**-0.5:.3f}")
 
 # %% [markdown]
 # Among n weights, a direction that knows nothing points along the way down by about one part in the square root of n. That
@@ -155,8 +155,9 @@ prediction = ...  # <- your prediction: "weight", "layer" or "network"
 # %%
 data = rso.load("digits")
 model = rso.models.build("one_conv", data)
-levels = {level: rso.RSO(cycles=3, batch_size=250, level=level) for level in ("weight", "layer", "network")}
-race = rso.widgets.Race(model, data, levels)
+levels = ("weight", "layer", "network")
+methods = {level: rso.RSO(cycles=3, batch_size=250, level=level) for level in levels}
+race = rso.widgets.Race(model, data, methods)
 race
 
 # %% [markdown]

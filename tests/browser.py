@@ -1,0 +1,167 @@
+"""Lessons in JupyterLab in a real browser: `make test-browser`. Screenshots are left in the folder `screenshots`."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser here: install chromium")
+ROOT = Path(__file__).parent.parent
+SCREENSHOTS = ROOT / "screenshots"
+TOKEN = "for-this-test-only"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab with a copy of the lessons: it saves what it has open."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    options = [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([*command, *options], cwd=folder, stderr=log)
+    address = f"http://localhost:{port}"
+    try:
+        for _ in range(120):
+            assert server.poll() is None, (folder / "log").read_text()
+            try:
+                urllib.request.urlopen(f"{address}/api?token={TOKEN}").close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        # A container's root may not use the sandbox; the only pages are the lessons.
+        options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield chromium
+        chromium.close()
+
+
+class Lesson:
+    """A lesson that is open in a browser."""
+
+    def __init__(self, browser, lab, name):
+        self.name, self.pictures = name, 0
+        self.page = browser.new_page(viewport={"width": 1280, "height": 720})
+        self.errors = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?token={TOKEN}")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+        expect(self.page.locator(".jp-NotebookPanel-toolbar")).to_contain_text("Python 3", timeout=60_000)
+
+    def run_all(self):
+        """Run every cell, and wait until none is waiting."""
+        self.page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+        self.page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+        waiting = self.page.locator(".jp-InputPrompt", has_text="[*]")
+        waiting.first.wait_for()
+        expect(waiting).to_have_count(0, timeout=180_000)
+
+    def is_without_errors(self):
+        """Whether page and cells have run without an error."""
+        failed = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+        return not self.errors and failed.count() == 0
+
+    def part(self, heading):
+        """Go to the first widget below a heading, and return its controls and picture."""
+        title = self.page.locator("h2", has_text=heading)
+        title.scroll_into_view_if_needed()
+        widget = self.page.locator(f'.jp-Cell:has(h2:has-text("{heading}")) ~ .jp-Cell .widget-vbox').first
+        widget.scroll_into_view_if_needed()
+        return widget
+
+    def look(self, widget):
+        """Keep a screenshot."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        self.pictures += 1
+        widget.scroll_into_view_if_needed()
+        self.page.screenshot(path=SCREENSHOTS / f"{self.name}_{self.pictures}.png")
+
+
+@pytest.fixture
+def lesson(request, browser, lab):
+    opened = Lesson(browser, lab, request.param)
+    yield opened
+    opened.page.close()
+
+
+def lesson_of(name):
+    return pytest.mark.parametrize("lesson", [name], indirect=True, ids=[name])
+
+
+@lesson_of("00_start_here")
+def test_a_slider_is_dragged_and_a_button_pressed(lesson):
+    lesson.run_all()
+    microscope = lesson.part("Play")
+    picture = microscope.locator("img")
+    before = picture.get_attribute("alt")
+    handle = microscope.locator(".noUi-handle")
+    box = handle.bounding_box()
+    lesson.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    lesson.page.mouse.down()
+    lesson.page.mouse.move(box["x"] + 80, box["y"] + box["height"] / 2, steps=5)
+    lesson.page.mouse.up()
+    expect(picture).not_to_have_attribute("alt", before)
+    microscope.get_by_role("button", name="Keep the best").click()
+    expect(microscope.locator(".widget-label", has_text=re.compile("The loss fell|Kept"))).to_be_visible()
+    lesson.look(microscope)
+    assert lesson.is_without_errors()
+
+
+@lesson_of("02_one_weight")
+def test_training_is_started_paused_stopped_and_reset(lesson):
+    lesson.run_all()
+    monitor = lesson.part("What share is kept")
+    said = monitor.locator(".widget-label", has_text="test images right")
+    lesson.look(monitor)
+    monitor.get_by_role("button", name="Reset").click()  # Run All has brought it to its end
+    expect(said).to_contain_text("0.0 of 10 cycles")
+    monitor.get_by_role("button", name="Start").click()
+    expect(said).not_to_contain_text("0.0 of 10 cycles")
+    monitor.get_by_role("button", name="Pause").click()
+    expect(monitor.get_by_role("button", name="Start")).to_be_enabled()
+    rested = said.inner_text()
+    lesson.page.wait_for_timeout(500)
+    assert said.inner_text() == rested
+    monitor.get_by_role("button", name="Start").click()
+    expect(said).not_to_have_text(rested)
+    monitor.get_by_role("button", name="Stop").click()
+    expect(monitor.get_by_role("button", name="Start")).to_be_disabled()
+    lesson.look(monitor)
+    assert lesson.is_without_errors()
+
+
+@lesson_of("03_how_much")
+def test_a_race_is_run(lesson):
+    lesson.run_all()
+    race = lesson.part("The race")
+    said = race.locator(".widget-label", has_text="network")
+    lesson.look(race)
+    race.get_by_role("button", name="Reset").click()
+    expect(race.get_by_role("button", name="Stop")).to_be_disabled()
+    before = said.inner_text()
+    race.get_by_role("button", name="Start").click()
+    expect(said).not_to_have_text(before, timeout=20_000)
+    race.get_by_role("button", name="Stop").click()
+    expect(race.get_by_role("button", name="Stop")).to_be_disabled()
+    assert lesson.is_without_errors()
