@@ -304,7 +304,8 @@ def _report(options: Namespace, command: str) -> None:
             if any(claim.best_only for claim in EXPERIMENTS[name].claims):
                 continue  # too many ways for one figure
             against = "updates" if name == "updates" else "cycle"
-            plots.save(plots.comparison(curves(result), against=against), options.folder / f"{name}_{size}.png")
+            ax = plots.comparison(curves(result), None, against, EXPERIMENTS[name].reference)
+            plots.save(ax, options.folder / f"{name}_{size}.png")
     except (ValueError, OSError) as error:
         raise Failure(str(error)) from error
 

@@ -1,21 +1,24 @@
 """What the lessons call: their first cell, checks of a learner's answers that name the likely mistake, the ledger."""
 
 import contextlib
+import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from tqdm.auto import tqdm
 
-from rso_lab import doctor, experiments, notebook, rso
+from rso_lab import doctor, experiments, notebook, plots, rso
 from rso_lab.data import Data
 from rso_lab.graph import Network
-from rso_lab.history import History
+from rso_lab.history import History, replacing
 from rso_lab.models import build
 from rso_lab.train import fit, steps
 
@@ -132,23 +135,41 @@ def check_he_sigma(answer: Callable[[torch.Tensor], float]) -> bool:
     return True
 
 
+def _number(given: Any) -> float | None:
+    """A learner's answer as a number; None, with a word to the learner, where it is none."""
+    if callable(given):
+        print("Not yet: that is a function and not its value. Are brackets missing, as in x.std()?")
+    elif isinstance(given, torch.Tensor) and given.numel() != 1:
+        print(f"Not yet: your answer is {given.numel()} numbers, and one is wanted. Add them up, or take their spread?")
+    elif not isinstance(given, int | float | torch.Tensor):
+        print(f"Not yet: a number is wanted, your answer was {given!r}.")
+    else:
+        return float(given)
+    return None
+
+
 _ERROR_MISTAKES: list[tuple[Callable[..., Any], str]] = [
     (lambda d: d.std() / 40, "You divide by the number of images. The luck shrinks with its square root only."),
     (lambda d: d.std(), "That is the spread of single images. A mean over n of them varies less."),
     (lambda d: d.var() / 40, "That is the square of it: use the standard deviation, and the root of n."),
     (lambda d: (d.std() / 40) ** 0.5, "The root is of n alone, not of the whole fraction."),
+    (lambda d: d.std() / 40**1 / 2, "Python reads n**1/2 as half of n. Write n**0.5."),
+    (lambda d: d.std() / len(d) ** 0.5, "n is the number you are given, not the number of all images."),
+    (lambda d: d.std() * 40**0.5, "A mean over n of them varies less: divide."),
+    (lambda d: d.mean() / 40**0.5, "The spread is wanted: .std() in place of .mean()."),
+    (lambda d: d[:40].std() / 40**0.5, "Take the spread of all of them, not of the first n."),
 ]
 
 
 def check_standard_error(answer: Callable[[torch.Tensor, int], float]) -> bool:
     """Check a learner's `standard_error(differences, n)`: says what to change; returns whether it is right."""
-    differences = torch.randn(300, generator=torch.Generator().manual_seed(0)) * 0.3 + 0.1
+    differences = torch.randn(300, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 0.5, 300) + 0.1
     given = _ask("standard_error", answer, differences, 40, wanted="a number")
-    if given is None:
+    if given is None or (number := _number(given)) is None:
         return False
     right = differences.std().item() / 40**0.5
-    if not isinstance(given, int | float | torch.Tensor) or not math.isclose(float(given), right, rel_tol=0.01):
-        print(f"Not yet. For the numbers tried and n = 40 it is {right:.4f}, your answer was {given!r}.")
+    if not math.isclose(number, right, rel_tol=0.01):
+        print(f"Not yet. For the numbers tried and n = 40 it is {right:.4f}, your answer was {number:.4f}.")
         _advise([given], [differences], _ERROR_MISTAKES)
         return False
     print("Right: four times the images, half the luck.")
@@ -231,6 +252,9 @@ def check_evaluate(answer: Evaluate) -> bool:
     given = _ask("evaluate", answer, loss, weights, index, delta, wanted="three losses: minus, keep, plus")
     if given is None:
         return False
+    if isinstance(given, tuple | list) and any(map(callable, given)):
+        print("Not yet: you return the function. Write loss(), with brackets.")
+        return False
     try:
         losses = [float(value) for value in given]
     except (TypeError, ValueError):
@@ -243,10 +267,8 @@ def check_evaluate(answer: Evaluate) -> bool:
         print("Not yet. All three are the same: call loss() again after each change of the weight.")
         return False
     if len(losses) == 3 and math.isclose(losses[2], right[1], rel_tol=1e-5) and losses[0] != losses[1]:
-        print("Not yet. Your plus is the loss at w. Did you keep the old value as `w = weights[index]`?")
-        print(
-            "That is a window onto the weight, and changes with it. `w = weights[index].item()` is a number of its own."
-        )
+        print("Not yet. Your plus is the loss at w. Either you have only taken the minus step back, or you have kept")
+        print("the old value as `w = weights[index]`: print w before and after you set the weight; see also .item().")
         return False
     if drift > 0:
         print("Nearly. The weight came back, but not exactly: what is added and subtracted is rounded each time.")
@@ -271,7 +293,7 @@ def check_apply(answer: Apply) -> bool:
         weights = torch.tensor([[0.3, 0.1], [0.7, -0.2]])
         before = weights.clone()
         try:
-            answer(weights, (0, 1), 0.25, choice)
+            returned = answer(weights, (0, 1), 0.25, choice)
         except Exception as error:
             print(f"Not yet: your apply stopped with {type(error).__name__}: {error}.")
             return False
@@ -284,7 +306,8 @@ def check_apply(answer: Apply) -> bool:
     if [choice for choice, *_ in wrong] == ["minus", "plus"] and all(
         math.isclose(is_, 0.1, abs_tol=1e-6) for *_, is_ in wrong
     ):
-        print("Not done yet: nothing changes. Set weights[index].")
+        told = "Set weights[index]." if returned in (None, ...) else "Do not return the new value: set weights[index]."
+        print(f"Not done yet: nothing changes. {told}")
         return False
     if wrong:
         choice, wanted, value = wrong[0]
@@ -403,10 +426,17 @@ def symptoms(
         choice = int(rso.choose(torch.tensor([keep, plus, minus])))
         parameters[name][index] += (0, delta, -delta)[choice]
         kept += choice == 0
-    right = (model(data.x_test).argmax(dim=1) == data.y_test).double().mean().item()
+    answers = model(data.x_test).argmax(dim=1)
+    digit, times = answers.mode().values.item(), (answers == answers.mode().values).double().mean().item()
     print(f"weights kept: {kept / len(visits):.0%} of {len(visits)}")
     print(f"loss on all training images: {before:.2f} before, {whole_loss():.2f} after")
-    print(f"test images right: {right:.1%}")
+    print(f"test images right: {(answers == data.y_test).double().mean().item():.1%}")
+    print(f"its most frequent answer: {digit}, to {times:.0%} of them")
+
+
+def bug_b(data: Data) -> None:
+    """The symptoms of lesson 02's second bug: each of the three losses has images of its own."""
+    symptoms(data, evaluate, same_images=False)
 
 
 @torch.no_grad()
@@ -532,18 +562,30 @@ _COSINE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
     (lambda ab: (ab[0] * ab[1]).sum() / ab[0].norm(), "Divide by the length of the other one, too."),
     (lambda ab: (ab[0] * ab[1]).sum() / (ab[0].norm() * ab[1].norm()) ** 2, "The lengths, not their squares."),
     (lambda ab: (ab[0] * ab[1]).mean() / (ab[0].norm() * ab[1].norm()), "The sum of the products, not their mean."),
+    (
+        lambda ab: (ab[0] * ab[1]).sum() / ab[0].norm() * ab[1].norm(),
+        "Python divides by the first length and multiplies by the second: brackets around their product.",
+    ),
+    (
+        lambda ab: ab[0].sum() * ab[1].sum() / (ab[0].norm() * ab[1].norm()),
+        "First multiply matching numbers, then add up: (a * b).sum().",
+    ),
+    (lambda ab: (ab[0] * ab[1]).sum() / (ab[0].norm() + ab[1].norm()), "The product of the lengths, not their sum."),
+    (lambda ab: F.cosine_similarity(ab[0], ab[1], dim=0).acos(), "That is the angle: leave acos out."),
+    (lambda ab: F.cosine_similarity(ab[0], ab[1], dim=0).abs(), "Without abs: opposite arrows have the cosine -1."),
 ]
 
 
 def check_cosine(answer: Callable[[torch.Tensor, torch.Tensor], float]) -> bool:
     """Check a learner's `cosine(a, b)`: says what to change; returns whether it is right."""
     a, b = torch.randn((2, 20), generator=torch.Generator().manual_seed(0))
+    b = b if (a * b).sum() < 0 else -b  # else abs() would do no harm
     given = _ask("cosine", answer, a, b, wanted="a number")
-    if given is None:
+    if given is None or (number := _number(given)) is None:
         return False
     right = float(F.cosine_similarity(a, b, dim=0))
-    if not isinstance(given, int | float | torch.Tensor) or not math.isclose(float(given), right, rel_tol=1e-4):
-        print(f"Not yet. For two arrows of 20 numbers it is {right:.4f}, your answer was {given!r}.")
+    if not math.isclose(number, right, rel_tol=1e-4):
+        print(f"Not yet. For two arrows of 20 numbers it is {right:.4f}, your answer was {number:.4f}.")
         _advise([given], [(a, b)], _COSINE_MISTAKES)
         return False
     print("Right: 1 for the same direction, 0 for a right angle, -1 for the opposite.")
@@ -612,9 +654,38 @@ def compare(prediction: object, measured: float, what: str) -> None:
     print(f"{what}: measured {measured:.0%}, your prediction {prediction:.0%}, {more if points else 'spot on'}.")
 
 
-def ledger(history: History) -> None:
-    """Print what a run reached, and at what price."""
+def yours(prediction: object) -> str:
+    """A learner's prediction, to be printed beside what was measured."""
+    return "you made no prediction this time" if prediction is ... else f"your prediction: {prediction}"
+
+
+LEDGER = Path("ledger.json")  # in the folder that the lessons run in: a learner's own
+
+
+def ledger(lesson: str, history: History) -> None:
+    """Print what a run reached, and at what price, below the runs of other lessons: it is written into LEDGER."""
+    try:
+        rows = json.loads(LEDGER.read_text(encoding="utf-8"))
+        lines = {name: str(line) for name, line in rows.items()}
+    except (OSError, ValueError, AttributeError):  # the first, or not ours
+        lines = {}
     last = history.cycles[-1]
-    print(f"accuracy     {last.test_accuracy:.1%} of {history.settings['test_images']} test images")
-    print(f"evaluations  {last.evaluations:,} losses, each over {history.settings['batch_size']} images")
-    print(f"time         {last.seconds:.1f} s ({history.machine})")
+    images = f"{history.settings['data']}, {len(history.cycles)} x {history.settings['batch_size']}"
+    spent = f"{last.evaluations:>11,} {last.multiply_adds / 1e9:>9,.1f} billion {last.seconds:>6.1f} s"
+    lines[lesson] = f"{images:<26} {last.test_accuracy:>8.1%} {spent}"
+    print(f"lesson  {'data, cycles x batch':<26} accuracy evaluations     multiply-adds     time")
+    for name in sorted(lines):
+        print(f"{name:8}{lines[name]}")
+    with contextlib.suppress(OSError), replacing(LEDGER) as file:  # a folder that is not ours to write to
+        file.write_text(json.dumps(lines), encoding="utf-8")
+
+
+def beside_the_paper(history: History) -> Axes:
+    """A run, the recorded one of the paper's network on MNIST, and the paper's own figures (§4.1, §4.5)."""
+    recorded = History.load(experiments.RESULTS / "mnist_paper_cnn.json")
+    runs = {"yours": [history], "recorded: MNIST, the paper's network": [recorded]}
+    ax = plots.comparison(runs, reference=experiments.PAPER)
+    ax.plot(5, 0.98, "*", color="black", markersize=10, label="paper: MNIST, 5 cycles, 98.0 %")
+    ax.set_title("")
+    ax.legend(loc="lower right", fontsize="small")
+    return ax

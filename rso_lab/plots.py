@@ -61,8 +61,16 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None, aga
     return ax
 
 
-def comparison(runs: dict[str, list[History]], ax: Axes | None = None, against: str = "cycle") -> Axes:
-    """Accuracy of several ways to train, by name: the mean over their seeds as a line, lowest to highest as a band."""
+def comparison(
+    runs: dict[str, list[History]],
+    ax: Axes | None = None,
+    against: str = "cycle",
+    reference: tuple[str, float] | None = None,
+) -> Axes:
+    """Accuracy of several ways to train, by name: the mean over their seeds as a line, lowest to highest as a band.
+
+    reference: an accuracy to compare with, and what it is.
+    """
     if ax is None:
         ax = plt.subplots(figsize=(7, 4), layout="constrained")[1]
     looks = zip(runs.items(), itertools.cycle(_STYLES), strict=False)
@@ -73,6 +81,8 @@ def comparison(runs: dict[str, list[History]], ax: Axes | None = None, against: 
         width = 1 + number // len(_STYLES)  # a fifth way has the first colour again
         ax.plot(places, shares.mean(axis=0), style, color=colour, markersize=4, linewidth=width, label=label)
         ax.fill_between(places, shares.min(axis=0), shares.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    if reference is not None:
+        ax.axhline(reference[1], color="black", linewidth=1, linestyle=(0, (6, 3)), label=reference[0])
     seeds = max(len(histories) for histories in runs.values())
     ax.set(xlabel=AXES[against], ylabel="test images right", ylim=(0, 1), title=f"mean and range over seeds: {seeds}")
     if against == "cycle":
@@ -100,6 +110,9 @@ def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: A
 def kept(layers: dict[str, float], ax: Axes) -> Axes:
     """The share of the weights that were kept, a bar for each layer, with the paper's as a line."""
     ax.barh(list(layers), list(layers.values()), color=BLUE, alpha=0.7)
+    if not layers:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no layer is done yet", ha="center", fontsize="small")
     ax.axvline(0.1, color=ORANGE, linestyle="--", label="paper: about 10 %")
     ax.set(xlabel="weights kept", xlim=(0, 1))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
@@ -140,7 +153,7 @@ def loss_along_weight(
     """The loss along one weight, with a dot (weight, loss) for each candidate: "minus", "keep" and "plus".
 
     `before`: where the weight has been, drawn as faint dots. `slope`: of the curve at the weight, drawn as an arrow
-    downhill.
+    downhill, the longer the steeper.
     """
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
@@ -153,11 +166,11 @@ def loss_along_weight(
     ax.plot(*best, "o", markersize=18, markerfacecolor="none", markeredgecolor="black", label="lowest of the three")
     if slope is not None:
         weight, loss = candidates["keep"]
-        run = -float(np.sign(slope)) * np.ptp(weights) / 8
-        ax.plot(
-            [weight, weight + run], [loss, loss + slope * run], color="black", linewidth=2, label="downhill: gradient"
-        )
-        ax.plot(weight + run, loss + slope * run, "k<" if run < 0 else "k>", markersize=7)
+        steepest = np.abs(np.gradient(losses, weights)).max()
+        run = -slope / steepest * np.ptp(weights) / 4
+        ends = [weight, weight + run], [loss, loss + slope * run]
+        ax.plot(*ends, color="black", linewidth=2, label="downhill: minus the gradient", zorder=4)
+        ax.plot(ends[0][1], ends[1][1], "k<" if run < 0 else "k>", markersize=7, zorder=4)
     if before:
         ax.plot(*zip(*before, strict=True), "o", color=BLUE, alpha=0.3, markersize=6, label="w before")
     ax.set(xlabel="value of the weight", ylabel="loss (lower is better)")
@@ -184,7 +197,9 @@ def differences(groups: dict[str, Sequence[float]], ax: Axes | None = None) -> A
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     everything = np.concatenate([np.asarray(values) for values in groups.values()])
-    bins = np.linspace(everything.min(), everything.max(), 41).tolist()
+    width = (np.ptp(everything) or 1.0) / 40
+    first, last = np.floor(everything.min() / width), np.ceil(everything.max() / width)
+    bins = (np.arange(first, last + 1) * width).tolist()  # none of them on both sides of zero
     for (label, values), colour, hatch in zip(groups.items(), (BLUE, ORANGE, GREEN), ("", "//", ".."), strict=False):
         ax.hist(values, bins=bins, color=colour, alpha=0.6, label=label, hatch=hatch)
     ax.axvline(0, color="black", linewidth=1)

@@ -43,8 +43,8 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
         (
             "What is wrong with B?",
             {
-                "Each loss has images of its own": "Then luck decides. About a third is kept, as if by the throw "
-                "of a die.",
+                "Each loss has images of its own": "Then luck decides. About a third is kept, as if three lots were "
+                "drawn.",
                 "The mini-batches are too small": "They have 100 images, as in the run that works.",
                 "The changes are too large": "They are the same as in the run that works.",
             },
@@ -54,8 +54,8 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             {
                 "The new numbers never reach the network": "weight = ... gives the name to another tensor. The "
                 "network's own stays zero: use weight.copy_(...). With "
-                "zeros in every layer no single change of a weight can "
-                "be noticed.",
+                "zeros in every layer a single weight changes nothing: "
+                "only the biases of the last layer do.",
                 "He's rule is wrong": "weight[0].numel() is the fan-in: the rule is right.",
                 "randn draws too large numbers": "N(0, 1) times He's sigma is what is wanted.",
             },
@@ -131,7 +131,8 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             "A run accepts 98 % of its changes. That ...",
             {
                 "says little by itself": "Tiny mini-batches accept nearly everything, and so do tiny changes.",
-                "is a good run": "With 30 images nearly all is accepted, and nearly half of it makes things worse.",
+                "is a good run": "With 16 images nearly all was accepted, and more than four in ten of it made "
+                "things worse.",
                 "means that the network is perfect": "Then no change would lower the loss, and all weights would "
                 "be kept.",
             },
@@ -139,9 +140,9 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
         (
             "Why not judge every change by all images?",
             {
-                "Each loss would cost more than it brings": "From some size on the judges are right anyway, and "
-                "the cost grows on.",
-                "It is forbidden": "It is allowed, and on digits even affordable.",
+                "On a large data set each loss would cost far more than it brings": "From some size on the judges are "
+                "right anyway, and the cost grows on. On digits it is affordable.",
+                "It is forbidden": "It is allowed.",
                 "The network would learn them by heart": "Fewer images are learned by heart more easily, not less.",
             },
         ),

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import html
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 
 import ipywidgets as ipw
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 
 from rso_lab import plots
 from rso_lab.data import Data
-from rso_lab.experiments import RESULTS, curves, results
+from rso_lab.experiments import EXPERIMENTS, RESULTS, curves, results
 from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.lessons import RandomProposals
@@ -47,6 +47,7 @@ class Microscope(Pictured):
         self.weight = weights[index]
         self.gradient_of = (layers[parameter].parameters[parameter], index) if gradient else None
         self.label = f"{parameter}{list(index)}"
+        self.count = sum(layer.size for layer in network.layers)
         batch_size = min(1000, len(data.x_train))
         self.sigma = initial_sigmas(network, RSO(1, batch_size))[parameter]
         self.evaluator = PlainEvaluator(network, data, F.cross_entropy)
@@ -116,9 +117,10 @@ class Microscope(Pictured):
         weight, loss = points[choice]
         if choice == "keep":
             lowest = self.curve_losses.min()
-            self.said.value = f"Kept: no change helps. You are at {loss:.3f}, the curve's lowest is {lowest:.3f}."
+            there = "the bottom" if loss < lowest + 1e-4 else f"{loss:.4f}, the curve's lowest is {lowest:.4f}"
+            self.said.value = f"Kept: no change helps. You are at {there}."
             return
-        self.said.value = f"The loss fell from {points['keep'][1]:.3f} to {loss:.3f}."
+        self.said.value = f"The loss fell from {points['keep'][1]:.4f} to {loss:.4f}."
         self.before.append(points["keep"])
         self.weight.fill_(weight)
         self.look()
@@ -128,7 +130,7 @@ class Microscope(Pictured):
         points = self.candidates()
         self.axes.clear()
         plots.loss_along_weight(self.curve_weights, self.curve_losses, points, self.before, self.axes, self.slope())
-        self.axes.set_title(f"One weight under the microscope: {self.label}", fontsize="medium")
+        self.axes.set_title(f"One of the network's {self.count} weights: {self.label}", fontsize="medium")
         losses = ", ".join(f"{name} {loss:.4f} at {weight:.3f}" for name, (weight, loss) in points.items())
         self.image.value = image(self.figure, f"Loss along weight {self.label}. Candidates: {losses}.")
 
@@ -221,7 +223,7 @@ class Monitor(Live):
         """Show how far it is."""
         seen = self.search
         self.figure.clear()
-        self.figure.subplots_adjust(left=0.08, right=0.98, bottom=0.17, top=0.88, wspace=0.35)
+        self.figure.subplots_adjust(left=0.09, right=0.98, bottom=0.17, top=0.88, wspace=0.35)
         learning, kept, filters = self.figure.subplots(1, 3, width_ratios=(1.6, 1.1, 1))
         per_cycle = (3 if seen.method.opposite else 2) * seen.cycle_length
         cycles = [evaluations / per_cycle for evaluations in seen.measured]
@@ -397,7 +399,7 @@ class Steps(Pictured):
         self.axes.clear()
         plots.differences({"60 proposals": self.changes}, self.axes)
         self.axes.set(xlabel="loss with the better of the two changes, minus loss without", ylabel="proposals")
-        gain = -np.minimum(self.changes, 0).mean()
+        gain = np.maximum(-np.array(self.changes), 0).mean()
         self.said.value = f"{np.mean(np.array(self.changes) < 0):.0%} lower the loss; mean gain {gain:.4f}"
         self.image.value = image(self.figure, self.said.value)
 
@@ -437,12 +439,16 @@ class Order(Pictured):
 
 
 class Recorded(Pictured):
-    """Recorded experiments of the paper's claims: choose one, and see its curves. No run is made."""
+    """Recorded experiments of the paper's claims: choose one, and see its curves. No run is made.
 
-    def __init__(self, name: str | None = None, against: str = "cycle"):
-        found = {f"{name} ({size})": result for name, size, result in results(RESULTS)}
+    name: of the experiment that is shown first; `ways`: the labels of those of its ways that are.
+    """
+
+    def __init__(self, name: str | None = None, against: str = "cycle", ways: Sequence[str] = ()):
+        found = {f"{name} ({size})": (name, result) for name, size, result in results(RESULTS)}
         first = next(label for label in found if name is None or label.startswith(f"{name} "))
         self.found = found
+        self.ways = {first: ways} if ways else {}
         self.figure = Figure(figsize=(7, 3.4), layout="constrained")
         self.axes = self.figure.subplots()
         self.choice = ipw.Dropdown(options=list(found), value=first, description="experiment")
@@ -456,11 +462,15 @@ class Recorded(Pictured):
 
     def draw(self) -> None:
         """Show the experiment that is chosen."""
-        result = self.found[self.choice.value]
+        name, result = self.found[self.choice.value]
+        runs = curves(result)
+        runs = {label: runs[label] for label in self.ways.get(self.choice.value, runs)}
+        last = {label: histories[0].cycles[-1].test_accuracy or 0.0 for label, histories in runs.items()}
         self.axes.clear()
-        plots.comparison(curves(result), self.axes, self.against.value)
+        plots.comparison(runs, self.axes, self.against.value, EXPERIMENTS[name].reference)
+        # From the tenth below the worst on: what differs at the end is small.
+        self.axes.set(ylim=(max(0.0, np.floor(10 * min(last.values()) - 1) / 10), 1))
         self.axes.set_title(f"{self.choice.value}: {result['command']}", fontsize="small")
-        last = {label: runs[0].cycles[-1].test_accuracy for label, runs in curves(result).items()}
         told = ", ".join(f"{label} {share:.1%}" for label, share in last.items())
         self.image.value = image(self.figure, f"Recorded accuracy at the end, first seed: {told}.")
 

@@ -91,12 +91,39 @@ def test_a_prediction_that_is_no_share_is_asked_for_again(prediction, capsys):
     assert "between 0 and 1" in capsys.readouterr().out
 
 
-def test_the_ledger_has_the_figures_of_the_run(digits, capsys):
+def test_the_ledger_grows_from_lesson_to_lesson(digits, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    histories = [rso.fit(rso.models.build("one_conv", digits), digits, rso.RSO(n, 20), seed=0) for n in (1, 2)]
+    lessons.ledger("02", histories[0])
+    lessons.ledger("00", histories[1])
+    lessons.ledger("02", histories[0])
+    _, *rows = capsys.readouterr().out.split("lesson")[-1].splitlines()
+    assert [row.split()[0] for row in rows] == ["00", "02"]
+    for row, history in zip(rows, reversed(histories), strict=True):
+        last = history.cycles[-1]
+        assert f" digits, {len(history.cycles)} x 20 " in row
+        assert f" {last.test_accuracy:.1%} " in row
+        assert f" {690 * 3 * len(history.cycles):,} " in row
+        assert f" {last.multiply_adds / 1e9:.1f} billion" in row
+        assert row.endswith(f" {last.seconds:.1f} s")
+
+
+def test_a_run_stands_beside_the_paper(digits):
+    history = rso.fit(rso.models.build("one_conv", digits), digits, rso.RSO(2, 20), seed=0)
+    lines = {line.get_label(): line.get_ydata() for line in lessons.beside_the_paper(history).lines}
+    assert lines["yours"].tolist() == [record.test_accuracy for record in history.cycles]
+    assert lines["paper: MNIST, 50 cycles, 99.12 %"][0] == 0.9912
+    assert lines["paper: MNIST, 5 cycles, 98.0 %"][0] == 0.98
+    assert len(lines["recorded: MNIST, the paper's network"]) == 5
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '"02"', "null"])
+def test_a_ledger_that_is_not_ours_is_begun_anew(content, digits, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lessons.LEDGER.write_text(content)
     history = rso.fit(rso.models.build("one_conv", digits), digits, rso.RSO(1, 20), seed=0)
-    lessons.ledger(history)
-    out = capsys.readouterr().out
-    assert f"{history.cycles[-1].test_accuracy:.1%} of 60 test images" in out
-    assert "2,070 losses, each over 20 images" in out
+    lessons.ledger("02", history)
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 SIGMAS = {
@@ -128,6 +155,13 @@ ERRORS = {
     "variance": (lambda d, n: d.var() / n, "the square of it"),
     "root of all": (lambda d, n: (d.std() / n) ** 0.5, "of n alone"),
     "text": (lambda d, n: "small", "your answer was 'small'"),
+    "half of n": (lambda d, n: d.std() / n**1 / 2, "Write n**0.5."),
+    "all images": (lambda d, n: d.std() / len(d) ** 0.5, "not the number of all images"),
+    "times": (lambda d, n: d.std() * n**0.5, "varies less: divide"),
+    "mean": (lambda d, n: d.mean() / n**0.5, ".std() in place of .mean()"),
+    "the first n": (lambda d, n: d[:n].std() / n**0.5, "not of the first n"),
+    "no spread": (lambda d, n: d / n**0.5, "300 numbers, and one is wanted"),
+    "no brackets": (lambda d, n: d.std, "Are brackets missing"),
     "one argument": (lambda d: d.std(), "stopped with TypeError"),
 }
 
@@ -151,6 +185,13 @@ COSINES = {
     "squares": (lambda a, b: (a * b).sum() / (a.norm() * b.norm()) ** 2, "not their squares"),
     "mean": (lambda a, b: (a * b).mean() / (a.norm() * b.norm()), "not their mean"),
     "text": (lambda a, b: "1", "your answer was '1'"),
+    "no brackets": (lambda a, b: (a * b).sum() / a.norm() * b.norm(), "brackets around their product"),
+    "sums first": (lambda a, b: a.sum() * b.sum() / (a.norm() * b.norm()), "First multiply matching numbers"),
+    "sum of lengths": (lambda a, b: (a * b).sum() / (a.norm() + b.norm()), "not their sum"),
+    "angle": (lambda a, b: F.cosine_similarity(a, b, dim=0).acos(), "leave acos out"),
+    "no sign": (lambda a, b: F.cosine_similarity(a, b, dim=0).abs(), "Without abs"),
+    "no sum": (lambda a, b: a * b / (a.norm() * b.norm()), "20 numbers, and one is wanted"),
+    "a method": (lambda a, b: a.norm, "Are brackets missing"),
     "one argument": (lambda a: a, "stopped with TypeError"),
 }
 CHECKS = {
@@ -218,6 +259,15 @@ def drifts(loss, weights, index, delta):
     return minus, keep, plus
 
 
+def taken_back(loss, weights, index, delta):
+    keep = loss()
+    weights[index] -= delta
+    minus = loss()
+    weights[index] += delta
+    plus = loss()
+    return minus, keep, plus
+
+
 def another_order(loss, weights, index, delta):
     minus, keep, plus = lessons.evaluate(loss, weights, index, delta)
     return keep, plus, minus
@@ -225,7 +275,9 @@ def another_order(loss, weights, index, delta):
 
 EVALUATES = {
     "not put back": (not_put_back, "put it back"),
-    "a view": (a_view, "That is a window onto"),
+    "a view": (a_view, "print w before and after"),
+    "taken back": (taken_back, "only taken the minus step back"),
+    "no brackets": (lambda loss, weights, index, delta: (loss, loss, loss), "Write loss(), with brackets."),
     "drifts": (drifts, "not exactly"),
     "another order": (another_order, "The order is minus, keep, plus."),
     "one loss": (lambda loss, weights, index, delta: (loss(), loss(), loss()), "call loss() again"),
@@ -251,6 +303,7 @@ APPLIES = {
     "always": (lambda w, i, d, c: apply(w, i, d, "plus"), "should be -0.15"),
     "never minus": (lambda w, i, d, c: apply(w, i, d, "plus") if c == "plus" else None, "With 'minus'"),
     "an error": (lambda w, i, d, c: w[i, d], "stopped with"),
+    "returned": (lambda w, i, d, c: w[i] + d, "Do not return the new value"),
 }
 
 
@@ -262,7 +315,7 @@ APPLIES = {
 def test_a_mistake_in_a_verb_is_named(check, answer, advice, capsys):
     assert not check(answer)
     said = capsys.readouterr().out
-    assert said.startswith(("Not yet", "Nearly"))
+    assert said.startswith(("Not yet", "Not done yet", "Nearly"))
     assert advice in said
 
 

@@ -63,8 +63,9 @@ def test_the_complete_version_shows_what_it_did(source):
 
 
 @LESSONS
-def test_sections_need_the_setup_cell_only(source):
+def test_sections_need_the_setup_cell_only(source, tmp_path, monkeypatch):
     """Each section's own code runs right after the first code cell, without the sections between."""
+    monkeypatch.chdir(tmp_path)  # the ledger is written there
     notebook = build.complete(source)
     sections = [[]]
     for cell in notebook.cells:

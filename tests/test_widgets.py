@@ -60,7 +60,7 @@ def test_the_button_keeps_the_best_until_nothing_helps(microscope, digits):
         if best == shown["w"]:
             assert microscope.said.value.startswith("Kept: no change helps.")
             break
-        assert microscope.said.value == f"The loss fell from {before:.3f} to {best[1]:.3f}."
+        assert microscope.said.value == f"The loss fell from {before:.4f} to {best[1]:.4f}."
         assert microscope.before[-1] == pytest.approx(shown["w"])
     else:
         raise AssertionError("it never came to rest")
@@ -157,9 +157,9 @@ def test_initialisation_shows_what_the_scale_does(digits):
 def test_recorded_runs_can_be_chosen():
     seen = widgets.Recorded("order")
     assert seen.choice.value == "order (class)"
-    assert len(seen.axes.lines) == 4
+    assert len(seen.axes.lines) == 5
     seen.choice.value = "updates (class)"
-    assert [text.get_text() for text in seen.axes.get_legend().get_texts()] == ["RSO", "SGD"]
+    assert [text.get_text() for text in seen.axes.get_legend().get_texts()][:2] == ["RSO", "SGD"]
     assert seen.axes.get_xlabel() == plots.AXES["cycle"]
     seen.against.value = "seconds"
     assert seen.axes.get_xlabel() == "seconds"
@@ -186,6 +186,17 @@ def test_signals_and_shares_are_drawn():
     assert ax.get_legend().get_texts()[0].get_text() == "the best: 20.0%"
 
 
+def test_recorded_runs_show_the_ways_that_are_asked_for():
+    seen = widgets.Recorded("proposals", ways=("as the paper", "w + d only"))
+    labels = [text.get_text() for text in seen.axes.get_legend().get_texts()]
+    assert labels == ["as the paper", "w + d only", "paper: MNIST, 50 cycles, 99.12 %"]
+    assert seen.axes.get_ylim()[0] == pytest.approx(0.8)
+    seen.choice.value = "order (class)"
+    assert len(seen.axes.lines) == 5
+    seen.choice.value = "proposals (class)"
+    assert len(seen.axes.lines) == 3
+
+
 def test_the_arrow_is_the_gradient(digits):
     model = rso.models.build("one_conv", digits)
     seen = Microscope(model, digits, "conv1.weight", (3, 0, 1, 0), gradient=True)
@@ -193,8 +204,10 @@ def test_the_arrow_is_the_gradient(digits):
     losses = [seen.loss_at(seen.weight.item() + move) for move in (-step, step)]
     assert seen.slope() == pytest.approx((losses[1] - losses[0]) / (2 * step), rel=1e-2)
     assert model.conv1.weight.grad is None
-    (arrow,) = [line for line in seen.axes.lines if line.get_label() == "downhill: gradient"]
-    assert arrow.get_ydata()[1] < arrow.get_ydata()[0]
+    (arrow,) = [line for line in seen.axes.lines if line.get_label() == "downhill: minus the gradient"]
+    (x, ahead), (y, below) = arrow.get_data()
+    assert (below - y) / (ahead - x) == pytest.approx(seen.slope())
+    assert below < y
     assert Microscope(model, digits, "conv1.weight", (3, 0, 1, 0)).slope() is None
 
 

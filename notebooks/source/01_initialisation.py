@@ -207,7 +207,7 @@ rso.widgets.Recorded("initialisation")
 # **The ledger** of the ten cycles above:
 
 # %%
-rso.lessons.ledger(history)
+rso.lessons.ledger("01", history)
 
 # %% [markdown]
 # ## 6 · Three questions (2 minutes)

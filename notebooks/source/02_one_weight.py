@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 02 · One weight at a time: three losses, and what they tell
 #
-# **37 minutes · builds on 00 and 01.** In a 50-minute class, skip section 5.
+# **50 minutes · builds on 00 and 01.** Short of time? Skip section 5.
 #
 # Lesson 01 ended with a question: what do three losses say about the slope, and what happens when they come from different
 # images? After this lesson you can
@@ -21,7 +21,7 @@
 # * write the three verbs of RSO that do the work, *evaluate*, *choose* and *apply*, and train a network with them,
 # * say why all three losses need the same images,
 # * say what the three losses know about the gradient,
-# * read the share of kept weights, and recognise three famous bugs by their symptoms.
+# * read the share of kept weights, and recognise three classic bugs by their symptoms.
 
 # %%
 # %matplotlib inline
@@ -32,14 +32,14 @@ import rso_lab as rso
 rso.lessons.begin()
 
 # %% [markdown]
-# ## 1 · Play: the three dots and the slope (4 minutes)
+# ## 1 · Play: the three dots and the slope (6 minutes)
 #
 # You know the picture: the loss along one weight, and three dots. New is the arrow. It is what calculus says: the
-# **gradient** is the slope of the curve at w, and the arrow points downhill. RSO never computes it.
+# **gradient** is the slope of the curve at w, and the arrow points downhill, the longer the steeper. RSO never computes it.
 #
 # 1. Make δ small. On which side is the lower dot, and where does the arrow point?
-# 2. Make δ so large that *neither* dot is lower than w, although the arrow says that there is a way down.
-# 3. Press the button a few times with a small δ. How do you see that you have arrived?
+# 2. Set δ to about 0.2, and press the button until the weight is kept. What has become of the arrow?
+# 3. Now make δ so large that *neither* dot is lower than w. Does the arrow still point somewhere?
 
 # %%
 data = rso.load("digits")
@@ -48,16 +48,18 @@ rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
 
 # %% [markdown]
 # With a small δ one of the two dots is nearly always lower: the one that the arrow points to. So two extra losses reveal the
-# *sign* of the slope. They do not say how steep it is. How far to go, RSO leaves to chance and to sigma (lesson 03).
+# *sign* of the slope. (Their difference even says roughly how steep it is. RSO makes no use of that: it only asks which is
+# lowest.) With a large δ both dots may lie across the valley, higher than w, and the weight is kept. How far to go, RSO leaves
+# to chance and to sigma (lesson 03).
 
 # %% [markdown]
-# ## 2 · Exercise: evaluate, choose, apply (12 minutes)
+# ## 2 · Exercise: evaluate, choose, apply (18 minutes)
 #
 # For one weight after another RSO does four things:
 #
 # | verb | what it does |
 # |---|---|
-# | **propose** | draw a change: `delta` from N(0, sigma_d) |
+# | **propose** | draw a change: `delta` from N(0, sigma_d), the normal distribution with the spread sigma_d of lesson 01 |
 # | **evaluate** | take the loss at w - delta, w and w + delta |
 # | **choose** | say which is best: `"minus"`, `"keep"` or `"plus"` |
 # | **apply** | give the weight the value that was chosen |
@@ -106,7 +108,7 @@ def evaluate(loss, weights, index, delta):
 rso.lessons.check(evaluate)
 
 # %% [markdown]
-# **Choose. Difficulty: easy, 2 minutes.** You wrote it in lesson 00: return the name of the candidate with the lowest loss;
+# **Choose. Difficulty: easy, 2 minutes.** You wrote it in lesson 00, copy it from there if you like: return the name of the candidate with the lowest loss;
 # where no change *lowers* the loss, `"keep"`.
 
 
@@ -140,7 +142,8 @@ def apply(weights, index, delta, choice):
 rso.lessons.check(apply)
 
 # %% [markdown]
-# Now your three verbs train a network, from the last layer to the first, as in Algorithm 1 of the paper. The package has
+# Now your three verbs train a network, from the last layer to the first, as in Algorithm 1 of
+# [the paper](https://arxiv.org/abs/2005.05955). The package has
 # searched the same weights with the same changes and images: how often do you decide as it does?
 
 # %%
@@ -157,7 +160,7 @@ rso.lessons.train_by_hand(evaluate, choose, apply, rso.load("digits"))
 # share their images: a **common mini-batch**.
 #
 # Here is one change of one weight, tried on 200 mini-batches of 100 images. It is a good change: it lowers the loss over all
-# training images. Once the losses with and without the change come from the same images, once each from images of its own.
+# training images. First the losses with and without the change come from the same images, then each from images of its own.
 # How often will the change *look* good, with other images? Write down a share: 1.0 is always, 0.5 is a coin.
 
 # %%
@@ -176,7 +179,7 @@ rso.lessons.compare(prediction, share, "Looks good, with other images")
 # losses. With images of their own the luck drowns the change.
 
 # %% [markdown]
-# ## 4 · What the three losses know about the gradient (4 minutes)
+# ## 4 · What the three losses know about the gradient (3 minutes)
 #
 # Whenever RSO accepts a change, it has taken a side: up or down. Calculus has an opinion, too: the sign of the gradient, for
 # the same images. In a whole cycle, how often do the two agree? Write down a share.
@@ -190,22 +193,29 @@ print(f"{accepted} changes were accepted, {downhill} of them downhill by the gra
 rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go downhill")
 
 # %% [markdown]
-# So RSO is free of *gradients*, but not of *slopes*: three losses find out which way is down. What the gradient has beyond
-# that is the steepness, for all weights at once, from a single pass. RSO pays three losses for each weight; in return the
+# Along one weight the curve is nearly always a bowl, however large the step: a lower point can only lie on the downhill side. So
+# RSO is free of *gradients*, but not of *slopes*: three losses find out which way is down. What the gradient has beyond that: it
+# tells the slopes of all weights at once, from a single pass. RSO pays three losses for each weight; in return the
 # loss need not have a gradient at all (lesson 10).
 
 # %% [markdown]
-# ## 5 · What share is kept, and what that tells (6 minutes)
+# ## 5 · What share is kept, and what that tells (7 minutes)
 #
-# Here is a network while it trains. Press **Start**; **Pause** lets it rest, and Start goes on. On the left is its accuracy. In
-# the middle, for each layer, the share of weights that RSO has *kept*, because neither w - delta nor w + delta was better: the
-# paper says about 10 %. On the right are the weights of its four filters, orange where they are negative. Does a better network
-# keep more weights, or fewer?
+# Below is a network to be watched while it trains, with mini-batches of 1000 images. On the left is its accuracy. In the middle
+# stands, for each of its two layers (`conv1` is the first, `fc` the last), the share of weights that RSO has *kept* in the latest
+# sweep, because neither w - delta nor w + delta was better: the paper says about 10 %. On the right are the weights of its four
+# filters, violet where they are positive, orange where they are negative.
+#
+# While the network becomes better, will it keep more of its weights, or fewer? Write your word down, run the cell after it and
+# press **Start**. (**Pause** lets it rest, and Start goes on.)
+
+# %%
+prediction = ...  # <- your prediction: "more" or "fewer"
 
 # %%
 data = rso.load("digits")
 model = rso.models.build("one_conv", data)
-monitor = rso.widgets.Monitor(model, data, rso.RSO(cycles=10, batch_size=30))
+monitor = rso.widgets.Monitor(model, data, rso.RSO(cycles=10, batch_size=1000))
 monitor
 
 # %% [markdown]
@@ -215,26 +225,32 @@ monitor
 monitor.finish()
 
 # %% [markdown]
-# Each cycle's record has that share, too, over all layers. Now ten cycles once with mini-batches of 1000 images and once with 30:
+# Each cycle's record has that share, too, over all layers. Here are ten cycles with mini-batches of 30 images, and the same with
+# 1000 as above:
 
 # %%
 data = rso.load("digits")
-for batch_size in (1000, 30):
+for batch_size in (30, 1000):
     model = rso.models.build("one_conv", data)
     history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=batch_size), seed=0)
     shares = [f"{record.kept['all']:.0%}" for record in history.cycles]
     print(f"batch {batch_size:4}: kept {', '.join(shares)}")
-    print(f"at the end {history.cycles[-1].test_accuracy:.0%} right")
+    print(f"            at the end {history.cycles[-1].test_accuracy:.0%} right")
+print(rso.lessons.yours(prediction))
+
+# %%
+rso.lessons.ledger("02", history)
 
 # %% [markdown]
-# The one that *accepts more* reads worse. On 30 images nearly every weight has some change that suits just these 30; on the
-# next 30 it does harm. And within a run the share falls at the end for a reason that has nothing to do with progress: RSO
-# makes its changes smaller from cycle to cycle, and you saw in section 1 that a small change nearly always helps, a little.
+# With 1000 images first more, then fewer: there is no rule. It rises, because a good weight is harder to better. It falls in the
+# end for a reason that has nothing to do with progress: RSO makes its changes smaller from cycle to cycle, and you saw in
+# section 1 that a small change nearly always helps, a little. And of the two runs the one that *accepts more* reads worse. On 30
+# images nearly every weight has some change that suits just these 30; on the next 30 it does harm.
 # The share of kept weights is a reading on an instrument, not a score. Lesson 05 looks at what an accepted change does for
 # *all* images.
 
 # %% [markdown]
-# ## 6 · Three famous bugs (6 minutes)
+# ## 6 · Three classic bugs (7 minutes)
 #
 # For comparison, first a right `evaluate`, the package's solution of section 2, over one cycle with mini-batches of 100
 # images:
@@ -243,7 +259,7 @@ for batch_size in (1000, 30):
 rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate)
 
 # %% [markdown]
-# **Bug A.** It looks harmless. What is wrong?
+# **Bug A.** It looks harmless, and you may have met it in section 2. What is wrong?
 
 
 # %%
@@ -267,14 +283,15 @@ rso.widgets.Quiz("02", 1)
 # **Bug B.** The verbs are the right ones, the fault is in how they are fed.
 
 # %%
-rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate, same_images=False)
+rso.lessons.bug_b(rso.load("digits"))
 
 # %%
 rso.widgets.Quiz("02", 2)
 
 # %% [markdown]
 # **Bug C.** Nearly every weight is kept, and the network says the same digit to everything. It begins with weights that are
-# all zero, and this function is to give them He's spread:
+# all zero, and this function is to give them He's spread. (The loss before is 2.30, *lower* than that of the random network above:
+# all ten digits equally likely make a loss of ln 10 = 2.30, and a random network is wrong with conviction.)
 
 
 # %%
@@ -289,17 +306,21 @@ rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate, initialise)
 rso.widgets.Quiz("02", 3)
 
 # %% [markdown]
-# ## 7 · What you take home
+# ## 7 · What you take home (2 minutes)
 #
-# * **Three losses reveal the sign of the slope.** Which way is down, not how steep.
+# * **Three losses reveal the sign of the slope**, and RSO needs no more than that.
 # * All three come from the same images: a common mini-batch. Otherwise luck decides.
 # * A weight is put back by *setting* it to its old number. The share of kept weights is a reading, not a score.
 #
 # **What the paper says.** On MNIST, with 5000 images for each weight, RSO gets 98.0 % after 5 cycles. It says of the opposite
-# direction, w - δ, that trying it often leads to a better choice. Here are the recorded runs, with and without:
+# direction, w - δ, that trying it often leads to a better choice. Here are recorded runs with both directions, as in the paper, and
+# with w + δ only, which takes two losses in place of three: how much is the third worth?
 
 # %%
-rso.widgets.Recorded("proposals")
+rso.widgets.Recorded("proposals", ways=("as the paper", "w + d only"))
+
+# %%
+rso.lessons.paired("proposals", "as the paper", "w + d only")
 
 # %% [markdown]
 # **The question for the next lesson.** The slope's sign is known. How far should one go, and why not change many weights at

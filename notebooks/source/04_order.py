@@ -103,7 +103,7 @@ rso.widgets.Recorded("order")
 first = "neuron first, output layer first"
 rso.lessons.paired("order", first, "input first, output layer first")
 rso.lessons.paired("order", first, "neuron first, input layer first")
-print(f"Your prediction was {prediction}.")
+print(rso.lessons.yours(prediction))
 
 # %% [markdown]
 # A difference that is smaller than its own spread is no difference to speak of. There may be one all the same: three seeds
@@ -126,7 +126,7 @@ for order in ("neuron", "input"):
     print(f"{order:6} first: {', '.join(found)}")
 
 # %%
-rso.lessons.ledger(history)
+rso.lessons.ledger("04", history)
 
 # %% [markdown]
 # ## 6 · Three questions (2 minutes)
