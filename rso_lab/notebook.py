@@ -35,8 +35,14 @@ class Pictured(ipw.VBox):
 
 def image(figure: Figure, alt: str) -> str:
     """The figure as an HTML image, with words for those who do not see it."""
+    return described(figure, alt)["text/html"]
+
+
+def described(figure: Figure, alt: str) -> dict[str, str]:
+    """The figure as a notebook shows it: an HTML image with words, and a plain one where HTML is not shown."""
     data = base64.b64encode(_png(figure)).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="max-width: 100%">'
+    words = f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="max-width: 100%">'
+    return {"text/html": words, "image/png": data}
 
 
 def _png(figure: Figure) -> bytes:
@@ -51,7 +57,7 @@ def describe_figures() -> None:
     if shell is None or shell.display_formatter is None:  # no notebook
         return
 
-    def described(figure: Figure) -> str:
+    def with_words(figure: Figure) -> str:
         return image(figure, plots.describe(figure))
 
     def figure_of(ax: Axes) -> Figure:
@@ -61,8 +67,8 @@ def describe_figures() -> None:
         return figure
 
     formatters = shell.display_formatter.formatters
-    formatters["text/html"].for_type(Figure, described)
-    formatters["text/html"].for_type(Axes, lambda ax: described(figure_of(ax)))
+    formatters["text/html"].for_type(Figure, with_words)
+    formatters["text/html"].for_type(Axes, lambda ax: with_words(figure_of(ax)))
     formatters["image/png"].for_type(Axes, lambda ax: _png(figure_of(ax)))
 
 

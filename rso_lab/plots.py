@@ -112,7 +112,7 @@ def kept(layers: dict[str, float], ax: Axes) -> Axes:
     ax.barh(list(layers), list(layers.values()), color=BLUE, alpha=0.7)
     if not layers:
         ax.set_yticks([])
-        ax.text(0.5, 0.5, "no layer is done yet", ha="center", fontsize="small")
+        ax.text(0.5, 0.5, "no layer is done yet", ha="center", fontsize="small", transform=ax.transAxes)
     ax.axvline(0.1, color=ORANGE, linestyle="--", label="paper: about 10 %")
     ax.set(xlabel="weights kept", xlim=(0, 1))
     ax.xaxis.set_major_formatter(PercentFormatter(1))
@@ -301,10 +301,13 @@ def describe(figure: Figure) -> str:
         told.append(ax.get_title().replace("\n", ", "))
         told.append(f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "")
         for line in ax.lines:
-            if not str(line.get_label()).startswith("_"):  # matplotlib's own name for what has none
-                form = ax.yaxis.get_major_formatter().format_data_short
-                ends = [form(float(height)).strip() for height in np.asarray(line.get_ydata())[[0, -1]]]
-                told.append(f"{line.get_label()}: {' to '.join(dict.fromkeys(ends))}")
+            places, label = np.asarray(line.get_xdata()), str(line.get_label())
+            is_mark = len(places) == 2 and places[0] == places[1]
+            if is_mark or label.startswith("_"):  # as matplotlib calls what has no name
+                continue
+            form = ax.yaxis.get_major_formatter().format_data_short
+            ends = [form(float(height)).strip() for height in np.asarray(line.get_ydata())[[0, -1]]]
+            told.append(f"{label}: {' to '.join(dict.fromkeys(ends))}")
     return ". ".join(part for part in told if part)
 
 

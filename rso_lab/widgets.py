@@ -21,7 +21,7 @@ from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.lessons import RandomProposals
 from rso_lab.models import build, stack
-from rso_lab.notebook import Live, Pictured, image, poster
+from rso_lab.notebook import Live, Pictured, described, image, poster
 from rso_lab.quizzes import QUIZZES
 from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, Step, choose, draw_batch, initial_sigmas, searched_layers
 from rso_lab.train import steps
@@ -510,7 +510,7 @@ def watch(histories: Iterable[History]) -> History:
             latest = history.cycles[-1]
             alt = f"Accuracy after cycle {latest.cycle}: {latest.test_accuracy:.1%} of the test images."
             if handle is not None:  # None outside a notebook
-                handle.update(HTML(image(figure, alt)))
+                handle.update(described(figure, alt), raw=True)
     except KeyboardInterrupt:
         if history is None:
             raise

@@ -185,7 +185,7 @@ history = rso.widgets.watch(rso.histories(model, data, rso.RSO(cycles=10, batch_
 weights = [weight for weight in model.parameters() if weight.dim() > 1]
 
 share = rso.experiments.moved(start, weights)
-print(f"The weights moved by {share:.2f} of their first length. Your prediction: {prediction}")
+print(f"The weights moved by {share:.2f} of their first length;", rso.lessons.yours(prediction))
 
 # %% [markdown]
 # That is not close. What the paper shows is that *few visits* are enough: each weight has had ten guesses, and the network

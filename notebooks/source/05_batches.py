@@ -146,7 +146,7 @@ for batch_size in (32, 64, 256, 512, 1024):
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
-# More images, more accuracy, as in Julia; but hardly more time. The pictures are so small here that most of the time goes into
+# More images, more accuracy, as in Julia; but not even twice the time. The pictures are so small here that most of the time goes into
 # what every guess costs, however many images it has. (And the package computes only what one changed weight can change: lesson 06.)
 # On larger pictures and in larger networks the images are what costs, as in Julia: there the last step, 512 to 1024, took 1.8
 # times as long and brought nothing. These are single runs: a point or two may be luck.
