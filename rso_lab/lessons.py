@@ -510,6 +510,12 @@ def accepted_changes(data: Data, batch_size: int, cycles: int = 3) -> tuple[list
     return of_batch, of_all
 
 
+def promises(of_batch: Sequence[float], of_all: Sequence[float]) -> None:
+    """Print what accepted changes do on average: to the loss of their mini-batch, and to that of all images."""
+    promised, got = statistics.mean(of_batch), statistics.mean(of_all)
+    print(f"promised by the mini-batch: {promised:+.4f} a change; for all images it was {got:+.4f}")
+
+
 class RandomProposals:
     """Proposals on one_conv, after some cycles of training, that move weights drawn at random; on 500 images."""
 

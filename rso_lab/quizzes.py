@@ -1,6 +1,32 @@
 """The lessons' quizzes: questions, each with its answers and what to say to them; the first is right."""
 
 QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
+    "00": [
+        (
+            "The losses are 0.7 at w - δ, 0.5 at w and 0.4 at w + δ. What does RSO do?",
+            {
+                "It sets the weight to w + δ": "That is the lowest of the three.",
+                "It keeps w": "It would, if neither change lowered the loss. w + δ does.",
+                "It goes on guessing for this weight": "One guess a cycle, then it is the next weight's turn.",
+            },
+        ),
+        (
+            "A network has 12,026 weights. How many losses does one cycle take?",
+            {
+                "36,078": "Three for each weight.",
+                "3": "Those are for one weight. Each of them has its turn.",
+                "12,026": "There are three for each weight: at w - δ, w and w + δ.",
+            },
+        ),
+        (
+            "What does RSO need to know of the loss?",
+            {
+                "Its value, for any weights that are tried": "It compares numbers, and never asks for a slope.",
+                "Its gradient": "That is what training with gradients needs.",
+                "How it curves along each weight": "You saw the curve in the picture. RSO sees three dots of it.",
+            },
+        ),
+    ],
     "01": [
         (
             "A layer has 256 input channels and 3 x 3 kernels. What is its fan-in?",

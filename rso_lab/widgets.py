@@ -66,6 +66,7 @@ class Microscope(Pictured):
             step=step,
             description="change δ",
             readout_format=".2f",
+            continuous_update=False,  # as everywhere here: to draw takes a tenth of a second
             layout=ipw.Layout(min_width="250px"),
         )
         self.keep_best = ipw.Button(description="Keep the best", tooltip="Set the weight to the best of the three")
@@ -289,6 +290,7 @@ class Initialisation(Pictured):
             step=0.05,
             description="times He",
             readout_format=".2f",
+            continuous_update=False,
             layout=ipw.Layout(min_width="300px"),
         )
         self.he = ipw.Button(description="Back to He's")
@@ -349,7 +351,8 @@ class Batches(Pictured):
         self.differences = (losses[1] - losses[0]).numpy()  # of each image
         self.figure = Figure(figsize=(7, 2.9), layout="constrained")
         self.axes = self.figure.subplots()
-        self.size = ipw.IntSlider(value=30, min=5, max=200, description="images", layout=ipw.Layout(min_width="300px"))
+        wide = ipw.Layout(min_width="300px")
+        self.size = ipw.IntSlider(value=30, min=5, max=200, description="images", continuous_update=False, layout=wide)
         self.said = ipw.Label()
         self.image = ipw.HTML()
         self.post = poster()
@@ -381,9 +384,12 @@ class Steps(Pictured):
         self.axes = self.figure.subplots()
         wide = ipw.Layout(min_width="300px")
         sizes = [number for number in (1, 3, 10, 30, 100, 300, 690) if number <= self.proposals.size]
-        self.moved = ipw.SelectionSlider(options=sizes, value=1, description="weights", layout=wide)
-        self.step = ipw.FloatLogSlider(value=1, min=-2.5, max=0.5, step=0.25, description="step", layout=wide)
-        self.step.continuous_update = self.moved.continuous_update = False  # it takes a quarter of a second
+        self.moved = ipw.SelectionSlider(
+            options=sizes, value=1, description="weights", continuous_update=False, layout=wide
+        )
+        self.step = ipw.FloatLogSlider(
+            value=1, min=-2.5, max=0.5, step=0.25, description="step", continuous_update=False, layout=wide
+        )
         self.said = ipw.Label()
         self.image = ipw.HTML()
         self.post = poster()
@@ -413,7 +419,8 @@ class Order(Pictured):
         self.axes = self.figure.subplots()
         last = self.weight.numel() - 1
         self.order = ipw.ToggleButtons(options=["neuron", "input"], description="order")
-        self.turn = ipw.IntSlider(value=40, max=last, description="visit", layout=ipw.Layout(min_width="300px"))
+        wide = ipw.Layout(min_width="300px")
+        self.turn = ipw.IntSlider(value=40, max=last, description="visit", continuous_update=False, layout=wide)
         self.play = ipw.Play(value=40, max=last, interval=250)
         ipw.link((self.play, "value"), (self.turn, "value"))
         self.image = ipw.HTML()

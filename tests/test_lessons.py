@@ -444,3 +444,8 @@ def test_the_more_weights_move_the_less_each_may(digits):
     assert table.shape == (4, 2)
     assert (table >= 0).all()
     assert table[:, 0].argmax() > table[:, 1].argmax()
+
+
+def test_promises_are_means(capsys):
+    lessons.promises([-0.5, -0.25], [0.5, -0.25])
+    assert capsys.readouterr().out == "promised by the mini-batch: -0.3750 a change; for all images it was +0.1250\n"

@@ -166,7 +166,19 @@ def choose(minus, keep, plus):
 rso.lessons.train_with(choose, rso.load("digits"))
 
 # %% [markdown]
-# ## 5 · What you take home (2 minutes)
+# ## 5 · Three questions (1 minute)
+
+# %%
+rso.widgets.Quiz("00", 1)
+
+# %%
+rso.widgets.Quiz("00", 2)
+
+# %%
+rso.widgets.Quiz("00", 3)
+
+# %% [markdown]
+# ## 6 · What you take home (2 minutes)
 #
 # * **Guess and compare, that is training:** for one weight after another, take the loss at w - δ, w and w + δ, and keep
 #   the best.

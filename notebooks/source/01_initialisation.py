@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 01 · Initialisation: how random should the weights be?
 #
-# **30 minutes · builds on 00.** In a 50-minute class, skip section 5.
+# **30 minutes · builds on 00.** Short of time? Skip section 5.
 #
 # Lesson 00 began with random weights and ended with the question: *how* random should they be? After this lesson you can
 #

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 02 · One weight at a time: three losses, and what they tell
 #
-# **50 minutes · builds on 00 and 01.** Short of time? Skip section 5.
+# **40 minutes, and 7 more for section 5, which can be left out · builds on 00 and 01.**
 #
 # Lesson 01 ended with a question: what do three losses say about the slope, and what happens when they come from different
 # images? After this lesson you can
@@ -53,7 +53,7 @@ rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
 # to chance and to sigma (lesson 03).
 
 # %% [markdown]
-# ## 2 · Exercise: evaluate, choose, apply (18 minutes)
+# ## 2 · Exercise: evaluate, choose, apply (16 minutes)
 #
 # For one weight after another RSO does four things:
 #

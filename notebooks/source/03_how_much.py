@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 03 · How much to move: one weight, a layer, or everything?
 #
-# **45 minutes · builds on 00 to 02.** Short of time? Skip section 5.
+# **36 minutes, and 7 more for section 5, which can be left out · builds on 00 to 02.**
 #
 # Lesson 02 showed that three losses reveal which way is down. Open is how far to go, and why not to move many weights at
 # once: that would save many losses. After this lesson you can
@@ -142,7 +142,7 @@ for n in (2, 10, 100, 690, 10000):
 #
 # RSO's three **levels**: a proposal moves one weight, all weights of one layer, or the whole network. A cycle is as many
 # proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one leads after
-# three cycles? Write its name down, run the cell after it, and press **Start**.
+# two cycles? Write its name down, run the cell after it, and press **Start**.
 
 # %%
 prediction = ...  # <- your prediction: "weight", "layer" or "network"
@@ -151,7 +151,7 @@ prediction = ...  # <- your prediction: "weight", "layer" or "network"
 data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 levels = ("weight", "layer", "network")
-methods = {level: rso.RSO(cycles=3, batch_size=250, level=level) for level in levels}
+methods = {level: rso.RSO(cycles=2, batch_size=250, level=level) for level in levels}
 race = rso.widgets.Race(model, data, methods)
 race
 
@@ -170,7 +170,7 @@ print(race.said.value, rso.lessons.yours(prediction), sep="; ")
 # %%
 data = rso.load("digits")
 model = rso.models.build("one_conv", data)
-history = rso.fit(model, data, rso.RSO(cycles=3, batch_size=250), seed=0)
+history = rso.fit(model, data, rso.RSO(cycles=2, batch_size=250), seed=0)
 rso.lessons.ledger("03", history)
 
 # %% [markdown]

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 04 · The order of the search: who goes first?
 #
-# **20 minutes · builds on 00 to 02.** In a 50-minute class, skip section 5.
+# **20 minutes · builds on 00 to 02.** Short of time? Skip section 5.
 #
 # RSO changes one weight at a time, so some weight must be first. Does it matter which? After this lesson you can
 #

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 05 · Batches: how many images, and for how long?
 #
-# **30 minutes · builds on 00 to 02.** In a 50-minute class, skip section 5.
+# **30 minutes · builds on 00 to 02.** Short of time? Skip section 5.
 #
 # Every guess is judged on a mini-batch, not on all images: that is what makes RSO affordable. It also makes mistakes. After
 # this lesson you can
@@ -95,9 +95,9 @@ prediction = ...  # <- your prediction, between 0 and 1
 # %%
 of_batch, of_all = rso.lessons.accepted_changes(rso.load("digits"), batch_size=16)
 rso.plots.quadrants(of_batch, of_all)
-rso.lessons.compare(
-    prediction, sum(change > 0 for change in of_all) / len(of_all), "Accepted, and worse for all images"
-)
+share = sum(change > 0 for change in of_all) / len(of_all)
+rso.lessons.compare(prediction, share, "Accepted, and worse for all images")
+rso.lessons.promises(of_batch, of_all)
 
 # %% [markdown]
 # Every dot is left of zero: the mini-batch approved of them all. More than four in ten lie above the line all the same. And
@@ -106,19 +106,10 @@ rso.lessons.compare(
 # %%
 of_batch, of_all = rso.lessons.accepted_changes(rso.load("digits"), batch_size=1000)
 rso.plots.quadrants(of_batch, of_all)
-print(f"accepted, and worse for all images: {sum(change > 0 for change in of_all) / len(of_all):.0%}")
+rso.lessons.promises(of_batch, of_all)
 
 # %% [markdown]
-# What did the mini-batch promise on average, and what did all images get?
-
-# %%
-for batch_size in (16, 1000):
-    of_batch, of_all = rso.lessons.accepted_changes(rso.load("digits"), batch_size)
-    promised, got = (sum(changes) / len(changes) for changes in (of_batch, of_all))
-    print(f"{batch_size:4} images: promised {promised:+.4f}, got {got:+.4f}")
-
-# %% [markdown]
-# With 16 images the promise is worth next to nothing. Of three losses the lowest is chosen, and the lowest is the luckiest. With
+# With 16 images the promise is worth next to nothing: of three losses the lowest is chosen, and the lowest is the luckiest. With
 # 1000 it is nearly kept.
 
 # %% [markdown]
