@@ -40,8 +40,10 @@ evaluations of the loss, so the time grows with weights x batch size x cycles. E
   python -m rso_lab train --model paper_cnn --cycles 1                           the paper's network on digits, minutes
   python -m rso_lab train --dataset mnist --batch-size 1024 --out mnist.json     one_conv on MNIST, minutes
   python -m rso_lab train --batch-size 32                                        what a small mini-batch does
+  torchrun --nproc-per-node 2 -m rso_lab train --parallel neuron                 two processes share the search
 
-On a busy machine small networks train faster on one thread: set OMP_NUM_THREADS=1."""
+On a busy machine small networks train faster on one thread: set OMP_NUM_THREADS=1. Under torchrun, processes share
+what --parallel sets apart, and without it every mini-batch."""
 
 
 class Failure(Exception):
@@ -148,6 +150,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
 def _train(options: Namespace, command: str) -> None:
     from rso_lab import models
     from rso_lab.history import save_weights
+    from rso_lab.ranks import RanksError, joined
     from rso_lab.rso import RSO
     from rso_lab.train import histories
 
@@ -164,29 +167,32 @@ def _train(options: Namespace, command: str) -> None:
             _refuse_unwritable(path)
     data = _load(options.dataset, options.device)
     model = models.build(options.model, data, options.seed)
-    try:
-        run = histories(
-            model,
-            data,
-            method,
-            seed=options.seed,
-            command=command,
-            evaluator=options.evaluator,
-            checkpoint=options.checkpoint,
-            resume=options.resume,
-        )
-    except ValueError as error:
-        options.error(str(error))
-    try:
-        for history in _printing(run):
-            if options.out is not None:
-                history.save(options.out)
-            if options.weights is not None:
-                save_weights(model, options.weights)
-    except FloatingPointError as error:
-        raise Failure(str(error)) from error
-    except OSError as error:
-        raise Failure(f"the results could not be saved ({error}): make room, or name files elsewhere") from error
+    with joined() as ranks:
+        settings = {
+            "seed": options.seed,
+            "command": command,
+            "evaluator": options.evaluator,
+            "checkpoint": options.checkpoint,
+            "resume": options.resume,
+            "ranks": ranks,
+        }
+        try:
+            run = histories(model, data, method, **settings)
+        except ValueError as error:
+            options.error(str(error))
+        try:
+            if ranks.rank > 0:  # rank 0 tells and saves
+                collections.deque(run, maxlen=0)
+                return
+            for history in _printing(run):
+                if options.out is not None:
+                    history.save(options.out)
+                if options.weights is not None:
+                    save_weights(model, options.weights)
+        except (FloatingPointError, RanksError) as error:
+            raise Failure(str(error)) from error
+        except OSError as error:
+            raise Failure(f"the results could not be saved ({error}): make room, or name files elsewhere") from error
     if options.out is not None:
         print(f"Saved. Look at it with: python -m rso_lab plot {shlex.quote(str(options.out))}")
 

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
+from rso_lab.ranks import ALONE, Ranks
 from rso_lab.workers import workers
 
 PIECE = 100  # rows that are run at a time where it is a whole data set: bounds the memory, and fits the cache
@@ -65,15 +66,24 @@ def measure(value: Tensor) -> Moments:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def merge(moments: Sequence[Moments]) -> tuple[Array, Array]:
-    """Mean and population variance over all pieces, float64 (Chan et al. 1979)."""
+def merge(moments: Sequence[Moments], ranks: Ranks = ALONE) -> tuple[Array, Array]:
+    """Mean and population variance over all pieces, those of all ranks, float64."""
+    mean, squares, count = _combine(moments)
+    if ranks.count > 1:
+        everyones = ranks.gather(torch.from_numpy(np.concatenate([mean, squares, [count]])))
+        split = [(numbers[:-1].reshape(2, -1).numpy(), int(numbers[-1])) for numbers in everyones]
+        mean, squares, count = _combine([(means, spreads, number) for (means, spreads), number in split])
+    return mean, squares / count
+
+
+def _combine(moments: Sequence[Moments]) -> Moments:
+    """Of all pieces together (Chan et al. 1979)."""
     if len(moments) == 1:
-        ((mean, spread, count),) = moments
-        return mean, spread / count
+        return moments[0]
     means, squares, counts = (np.array(column, dtype=np.float64) for column in zip(*moments, strict=True))
     total = counts.sum()
     mean = counts @ means / total
-    return mean, (squares.sum(0) + counts @ np.square(means - mean)) / total
+    return mean, squares.sum(0) + counts @ np.square(means - mean), total
 
 
 def scale_and_offset(mean: Array, variance: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array]:
@@ -95,6 +105,7 @@ class Network(fx.Interpreter):
         _refuse_dropout(model)
         model.eval()
         super().__init__(model, graph=_trace(model))
+        self.ranks = ALONE  # that share a mini-batch, and so its statistics
         self.nodes = list(self.graph.nodes)
         self.input = self.nodes[0]
         self.writes_in_place = any(self.changes_its_input(node) for node in self.nodes)
@@ -160,7 +171,11 @@ class Network(fx.Interpreter):
         module = self.fetch_attr(target)
         if isinstance(module, _BatchNorm) and self.batch_norms[target] >= self.batch_statistics_from:
             (x,) = (*args, *kwargs.values())
-            return F.batch_norm(x, None, None, module.weight, module.bias, training=True, eps=module.eps)
+            weight, bias, eps = module.weight, module.bias, module.eps
+            if self.ranks.count == 1:
+                return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+            mean, variance = (torch.from_numpy(m).to(x) for m in merge([measure(x)], self.ranks))
+            return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
         return module(*args, **kwargs)
 
     def frontier(self, position: int) -> list[fx.Node]:

@@ -27,6 +27,7 @@ from rso_lab.data import Data
 from rso_lab.fused import Chain, Kernels, chain_length, fits, fuse, gamma_and_beta, step, takes_step
 from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge, pieces, scale_and_offset
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
+from rso_lab.ranks import ALONE, Ranks
 from rso_lab.rso import CANDIDATES, CachedEvaluator, Choice, LossFunction, Proposal
 from rso_lab.visits import Index
 from rso_lab.workers import Workers, single_threaded, workers
@@ -44,8 +45,8 @@ class IncrementalEvaluator(CachedEvaluator):
 
     name = "incremental"
 
-    def __init__(self, network: Network, data: Data, loss: LossFunction):
-        super().__init__(network, data, loss)
+    def __init__(self, network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE):
+        super().__init__(network, data, loss, ranks)
         if data.x_train.device.type != "cpu":
             raise ValueError(
                 f"evaluator 'incremental' runs on the CPU, the data are on {data.x_train.device}: 'cached'"
@@ -70,6 +71,7 @@ class IncrementalEvaluator(CachedEvaluator):
         if self.path is None:
             super().begin_batch(rows)
         else:
+            rows = self.ranks.own(rows)
             self.begin_path(rows, {} if self.whole else self.entering(rows))
 
     @single_threaded
@@ -85,8 +87,8 @@ class IncrementalEvaluator(CachedEvaluator):
             outputs = self.passing.begin({self.path.origin.node: self.whole.outputs(rows)}, self.whole.inputs(rows))
         else:
             outputs = self.passing.begin(given, given[self.path.origin.source])
-        self.current = self.mean_loss(outputs)
-        self.found: dict[Choice, float] = {}  # the losses of the candidates
+        self.current = self.mean_loss(outputs)  # of this rank's images
+        self.found: dict[Choice, float] = {}  # the candidates', of this rank's images
 
     def gather(self, values: Tensor, rows: Tensor, out: Tensor) -> None:
         """As the cached evaluator, each worker a share."""
@@ -104,12 +106,15 @@ class IncrementalEvaluator(CachedEvaluator):
             self.passing.settle(next(iter(proposal.weights)).rpartition(".")[2], proposal.index)
         tried = CANDIDATES[1:] if opposite else CANDIDATES[1:2]
         tasks = [partial(self.changed_losses, proposals, candidate) for candidate in tried]
-        found = self.workers.run(tasks, len(tasks) if len(proposals) * self.passing.numbers > THREADED else 1)
+        # What ranks tell each other has an order: one candidate after the other.
+        apart = self.ranks.count == 1 and len(proposals) * self.passing.numbers > THREADED
+        found = self.workers.run(tasks, len(tasks) if apart else 1)
         keep, untried = [self.current] * len(proposals), [math.nan] * len(proposals)
-        return torch.tensor([keep, *found, untried][:3], dtype=torch.float64).T
+        own = torch.tensor([keep, *found, untried][:3], dtype=torch.float64)
+        return self.ranks.mean(own, len(self.targets)).T
 
     def changed_losses(self, proposals: list[Proposal], candidate: Choice) -> list[float]:
-        """The mini-batch's losses with each weight at this candidate's value, the others as they are."""
+        """This rank's losses with each weight at this candidate's value, the others as they are."""
         assert self.passing is not None
         losses = []
         for proposal in proposals:
@@ -384,7 +389,7 @@ class Run:
                 self.make_room(parts)
             found = self.passing.workers.run([partial(self.run_piece, parts, piece) for piece in pieces], team)
             for node in found[0]:
-                self.moments[node] = merge([moments[node] for moments in found])
+                self.moments[node] = merge([moments[node] for moments in found], self.passing.network.ranks)
 
     def take_chain(self, chain: Chain) -> None:
         """Run the first parts behind the change in one call."""

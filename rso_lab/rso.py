@@ -28,6 +28,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from rso_lab.data import Data
 from rso_lab.graph import Layer, Network, Values
+from rso_lab.ranks import ALONE, Ranks
 from rso_lab.visits import Index, Visit, sweeps
 
 Choice = Literal["keep", "plus", "minus"]
@@ -462,21 +463,25 @@ CACHE = 2 * 2**30  # bytes of activations that are cached at most: the largest a
 
 
 class PlainEvaluator:
-    """Three forward passes through the whole network for each proposal: the reference."""
+    """Three forward passes through the whole network for each proposal: the reference.
+
+    Where several ranks share each mini-batch, a rank runs its own images, and all have the losses over all of them.
+    """
 
     name = "plain"
     start = 1  # the node from which the network is run
 
-    def __init__(self, network: Network, data: Data, loss: LossFunction):
-        self.network, self.data, self.loss_function = network, data, loss
+    def __init__(self, network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE):
+        self.network, self.data, self.loss_function, self.ranks = network, data, loss, ranks
+        network.ranks = ranks
 
     def begin_sweep(self, layer: Layer | None, rows: int) -> None:
         """Batch norms before the layer rest: they use the training set's statistics."""
         self.position = 1 if layer is None else layer.position
 
     def begin_batch(self, rows: Tensor) -> None:
-        """Fetch the mini-batch."""
-        rows = rows.to(self.data.x_train.device)
+        """Fetch the mini-batch, this rank's part of it."""
+        rows = self.ranks.own(rows).to(self.data.x_train.device)
         self.targets = self.data.y_train[rows]
         self.values = self.entering(rows)
 
@@ -486,7 +491,8 @@ class PlainEvaluator:
 
     def losses(self, proposals: list[Proposal], opposite: bool) -> Tensor:
         """Run the network with each candidate's weights."""
-        return torch.stack([candidate_losses(proposal, self.loss, opposite) for proposal in proposals])
+        losses = torch.stack([candidate_losses(proposal, self.loss, opposite) for proposal in proposals])
+        return self.ranks.mean(losses, len(self.targets))
 
     def commit(self, proposal: Proposal, choice: Tensor) -> None:
         """Nothing: the network is read anew for each loss."""
@@ -506,8 +512,8 @@ class CachedEvaluator(PlainEvaluator):
 
     name = "cached"
 
-    def __init__(self, network: Network, data: Data, loss: LossFunction):
-        super().__init__(network, data, loss)
+    def __init__(self, network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE):
+        super().__init__(network, data, loss, ranks)
         self.cache: Values = {}
         self.entered: Values = {}
 

@@ -21,6 +21,7 @@ from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
 from rso_lab.incremental import IncrementalEvaluator
 from rso_lab.parallel import layer_search
+from rso_lab.ranks import ALONE, Ranks
 from rso_lab.rso import (
     CANDIDATES,
     RSO,
@@ -39,10 +40,10 @@ from rso_lab.rso import (
 from rso_lab.sgd import SGD, descend
 
 
-def _fastest(network: Network, data: Data, loss: LossFunction) -> Evaluator:
+def _fastest(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
     """The incremental evaluator; it has run on the CPU only, so the cached one elsewhere."""
     kind = IncrementalEvaluator if data.x_train.device.type == "cpu" else CachedEvaluator
-    return kind(network, data, loss)
+    return kind(network, data, loss, ranks)
 
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
@@ -64,6 +65,7 @@ def fit(
     loss: LossFunction = F.cross_entropy,
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> History:
     """Train `model` in place on `data`, as it comes, with the settings `method`; a progress bar shows how far it is.
 
@@ -75,11 +77,15 @@ def fit(
     `checkpoint` is a folder in which the state is kept after layer sweeps, for RSO. With `resume`, the search goes on
     from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed.
 
+    `ranks`: the processes that share the search, from `ranks.joined()`. With a `parallel` setting each searches a part
+    of a convolution's weights, otherwise each has a part of every mini-batch; rank 0 shows progress and writes.
+
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn, and for checkpoints of
-    another run; FloatingPointError when the loss is not finite.
+    another run; FloatingPointError when the loss is not finite; RanksError when another rank has ended.
     """
     options: dict[str, Any] = {"evaluator": evaluator, "device": device, "loss": loss}
-    growing = histories(model, data, method, seed=seed, checkpoint=checkpoint, resume=resume, **options)
+    options |= {"checkpoint": checkpoint, "resume": resume, "ranks": ranks}
+    growing = histories(model, data, method, seed=seed, **options)
     return deque(growing, maxlen=1).pop()
 
 
@@ -92,7 +98,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
     job = _prepare(model, data, method, seed, **options)
     assert isinstance(job.method, RSO)
     assert job.evaluator is not None
-    way = layer_search(job.method.parallel)
+    way = layer_search(job.method.parallel, job.ranks)
     return search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator, way)
 
 
@@ -139,6 +145,7 @@ class _Job:
     generator: torch.Generator
     loss: LossFunction
     checkpoints: Checkpoints | None = None
+    ranks: Ranks = ALONE
     progress: _Progress = field(default_factory=_Progress)
 
     @property
@@ -202,6 +209,7 @@ def _prepare(
     loss: LossFunction = F.cross_entropy,
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
+    ranks: Ranks = ALONE,
 ) -> _Job:
     if not isinstance(data, Data):
         raise TypeError(f"data is a {type(data).__name__}: expected rso_lab.Data, from load or Data.from_arrays")
@@ -215,6 +223,8 @@ def _prepare(
         raise ValueError(f"evaluator is {evaluator!r}: expected 'auto' for SGD, which has none")
     if isinstance(method, SGD) and checkpoint is not None:
         raise ValueError(f"checkpoint is {str(checkpoint)!r}: expected None for SGD, whose runs are short")
+    if ranks.count > 1:
+        _refuse_unshareable(method, loss, ranks)
     if resume and checkpoint is None:
         raise ValueError("resume is True without a checkpoint: name the folder that it is in")
     largest: float = method.batch_size
@@ -249,12 +259,25 @@ def _prepare(
             raise ValueError("loss(outputs, targets) gives a number without a gradient: SGD needs one, RSO does not")
         return _Job(network, {}, data, method, seed, None, generator, loss)
     sigmas = initial_sigmas(network, method)
-    job = _Job(network, sigmas, data, method, seed, EVALUATORS[evaluator](network, data, loss), generator, loss)
+    of_batch = ALONE if method.parallel else ranks  # who shares each mini-batch
+    made = EVALUATORS[evaluator](network, data, loss, of_batch)
+    job = _Job(network, sigmas, data, method, seed, made, generator, loss, ranks=ranks)
+    ranks.refuse_to_disagree([*model.state_dict().values(), data.x_train, data.y_train], "network and data")
     if checkpoint is None:
         return job
     checkpoints = Checkpoints(checkpoint, identify(job.settings, seed, model, data))
     _resume(job, checkpoints, resume)
     return replace(job, checkpoints=checkpoints)
+
+
+def _refuse_unshareable(method: RSO | SGD, loss: LossFunction, ranks: Ranks) -> None:
+    """Raise ValueError for what cannot be shared between ranks."""
+    if isinstance(method, SGD):
+        raise ValueError("SGD runs in one process: start it without torchrun")
+    if method.parallel is None and method.batch_size < ranks.count:
+        raise ValueError(f"batch_size is {method.batch_size}: expected at least {ranks.count}, an image for each rank")
+    if method.parallel is None and loss is not F.cross_entropy:
+        raise ValueError("the loss of a mini-batch that ranks share has to be the mean over its images: cross_entropy")
 
 
 def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
@@ -265,13 +288,14 @@ def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
         )
     if not wanted:
         return
-    state, complaints = checkpoints.read()
-    for complaint in complaints:
-        tqdm.write(f"{complaint}; it is left out")
+    state, complaints = job.ranks.first(checkpoints.read() if job.ranks.rank == 0 else (None, []))
+    said = [f"{complaint}; it is left out" for complaint in complaints]
     if state is None:
-        tqdm.write(f"{checkpoints.folder} has no checkpoint: the run starts from the beginning")
+        said.append(f"{checkpoints.folder} has no checkpoint: the run starts from the beginning")
     else:
         job.go_on_from(state)
+    for line in said if job.ranks.rank == 0 else ():
+        tqdm.write(line)
 
 
 def _events(job: _Job) -> Iterator[Step | Record]:
@@ -309,7 +333,7 @@ def _cycles(job: _Job, method: RSO) -> Iterator[Step | Record]:
         while job.progress.cycle <= method.cycles:
             yield from _cycle(job, method)
     finally:
-        if job.checkpoints:
+        if job.checkpoints and job.ranks.rank == 0:
             job.checkpoints.write()
 
 
@@ -337,7 +361,7 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
 
     def keep_checkpoint() -> None:
         progress.seconds = time.perf_counter() - begun
-        if job.checkpoints:
+        if job.checkpoints and job.ranks.rank == 0:
             job.checkpoints.keep(job.state(job.checkpoints.identity))
 
     costs = layer_costs(job.network, job.data.x_train, method, evaluator)
@@ -352,7 +376,7 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
         method,
         job.evaluator,
         job.generator,
-        layer_search(method.parallel),
+        layer_search(method.parallel, job.ranks),
         progress.sweeps,
     )
     with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
@@ -368,6 +392,7 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
             yield step
             if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
                 loss = _read(unread, progress.choices)
+                job.ranks.refuse_to_disagree(list(job.network.module.parameters()), f"the weights after {step.layer}")
                 progress.sweeps += 1
                 keep_checkpoint()
                 swept = dict.fromkeys(("all", step.layer), progress.choices[step.layer])
@@ -418,7 +443,8 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
         total = at_each * settings["parameters"] * method.cycles
     else:
         total = method.epochs * (len(job.data.x_train) // method.batch_size)
-    history = History(settings, job.seed, versions(), machine(job.data.x_train.device), command)
+    here = machine(job.data.x_train.device) + (f", ranks: {job.ranks.count}" if job.ranks.count > 1 else "")
+    history = History(settings, job.seed, versions(), here, command)
     history.cycles += job.progress.records
     latest = {"loss": "-", "accuracy": "-"}
     # disable=None: no bar where the output is no terminal.
@@ -427,7 +453,7 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
         initial=job.progress.evaluations,
         unit=" evaluations",
         unit_scale=True,
-        disable=None,
+        disable=None if job.ranks.rank == 0 else True,
         dynamic_ncols=True,
     ) as bar:
         if history.cycles:

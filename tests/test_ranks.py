@@ -1,0 +1,178 @@
+"""Several processes that share a search: the same weights as one, and a clear end when one of them dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import reference
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+import rso_lab as rso
+from rso_lab.ranks import ALONE, Ranks, RanksError
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+
+
+@pytest.fixture(autouse=True)
+def _several_pieces():
+    """The other processes have whole ones."""
+
+
+class Branching(nn.Module):
+    """A convolution, a batch norm and a residual one, for 8x8 images of one channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.fc = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x)))
+        return self.fc((x + torch.relu(self.second(x))).mean((2, 3)))
+
+
+def model_of(kind, dtype):
+    if kind == "sequential":
+        return reference.small_network(dtype)
+    torch.manual_seed(3)
+    return Branching().to(dtype)
+
+
+APART = [
+    ("sequential", torch.float32, rso.RSO(1, 31, parallel=parallel, batch_every=batch_every), "auto")
+    for parallel in ("neuron", "layer")
+    for batch_every in ("weight", "layer")
+]
+SHARED = [
+    (kind, torch.float64, rso.RSO(1, 31, batch_every="neuron"), evaluator)
+    for kind in ("sequential", "branching")
+    for evaluator in ("plain", "cached", "incremental")
+]
+
+
+def train(kind, dtype, method, evaluator, ranks):
+    """Weights, shares kept and machine."""
+    torch.set_num_threads(1)
+    data = rso.load("digits", train_limit=90, test_limit=30)
+    data = rso.Data.from_arrays(data.x_train.to(dtype), data.y_train, data.x_test.to(dtype), data.y_test)
+    model = model_of(kind, dtype)
+    history = rso.fit(model, data, method, seed=0, ranks=ranks, evaluator=evaluator)
+    return model.state_dict(), [record.kept for record in history.cycles], history.machine
+
+
+def train_all(rank, count, cases, folder):
+    """In a process of its own: train in each case, and save what came of it."""
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=count)
+    torch.save([train(*case, Ranks(rank, count)) for case in cases], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def ends(folder, count, cases):
+    """For each case, what came of it in each rank."""
+    mp.spawn(train_all, (count, cases, str(folder)), nprocs=count)
+    return zip(*(torch.load(folder / f"{rank}.pt") for rank in range(count)), strict=True)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_searched_apart_any_number_of_ranks_ends_in_the_same_weights(count, tmp_path):
+    for case, by_rank in zip(APART, ends(tmp_path, count, APART), strict=True):
+        alone, kept, machine = train(*case, ALONE)
+        assert "ranks" not in machine
+        for weights, theirs, there in by_rank:
+            assert all(torch.equal(weights[name], alone[name]) for name in alone), case
+            assert theirs == kept
+            assert there.endswith(f"ranks: {count}")
+
+
+def test_a_shared_mini_batch_ends_in_the_same_weights(tmp_path):
+    for case, by_rank in zip(SHARED, ends(tmp_path, 2, SHARED), strict=True):
+        alone, kept, _ = train(*case, ALONE)
+        for weights, theirs, _ in by_rank:
+            assert theirs == kept, case
+            for name in alone:
+                assert torch.allclose(weights[name], alone[name], rtol=1e-9, atol=1e-12), (case, name)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "message"),
+    [
+        (rso.SGD(1, 10, 0.1, warm_up=0), None, "SGD runs in one process"),
+        (rso.RSO(1, 1), None, "batch_size is 1: expected at least 2, an image for each rank"),
+        (rso.RSO(1, 10), lambda outputs, targets: outputs.sum(), "has to be the mean over its images"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(method, loss, message, digits):
+    options = {} if loss is None else {"loss": loss}
+    with pytest.raises(ValueError, match=message):
+        rso.fit(rso.models.build("one_conv", digits), digits, method, seed=0, ranks=Ranks(0, 2), **options)
+
+
+def disagree(rank, folder):
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    ranks = Ranks(rank, 2)
+    ranks.refuse_to_disagree([torch.ones(3)], "ones")
+    assert ranks.sum(torch.tensor([1.0 + rank])).tolist() == [3.0]
+    assert ranks.first(rank) == 0
+    with pytest.raises(RanksError, match="the ranks disagree about this"):
+        ranks.refuse_to_disagree([torch.tensor([1.0, 1.0 + rank * 1e-7])], "this")
+    dist.destroy_process_group()
+
+
+def test_ranks_that_disagree_do_not_go_on(tmp_path):
+    mp.spawn(disagree, (str(tmp_path),), nprocs=2)
+
+
+def command(count, *arguments):
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return [*run, "-m", "rso_lab", "train", *arguments]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_torchrun_writes_once_and_as_one_process_does(tmp_path):
+    for count in (1, 2):
+        files = ["--out", str(tmp_path / f"{count}.json"), "--weights", str(tmp_path / f"{count}.pt")]
+        arguments = ["--cycles", "2", "--batch-size", "50", "--parallel", "neuron", *files]
+        run = subprocess.run(command(count, *arguments), env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        assert run.stdout.count("cycle 2: test accuracy") + run.stderr.count("cycle 2: test accuracy") == 1
+    one, two = (torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert rso.History.load(tmp_path / "2.json").machine.endswith("ranks: 2")
+
+
+DYING = ["--model", "two_conv", "--cycles", "1", "--batch-size", "100", "--parallel", "neuron"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The weights of the run that the tests below disturb."""
+    path = tmp_path_factory.mktemp("whole") / "weights.pt"
+    subprocess.run(command(1, *DYING, "--weights", str(path)), env=ENVIRONMENT, capture_output=True, check=True)
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_run_which_goes_on_with_another_number(victim, undisturbed, tmp_path):
+    arguments = [*DYING, "--checkpoint", str(tmp_path / "state")]
+    with subprocess.Popen(command(2, *arguments), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as run:
+        while not (tmp_path / "state" / "latest.pt").exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+        started = psutil.Process(run.pid).children()
+        (pid,) = (process.pid for process in started if process.environ().get("RANK") == str(victim))
+        os.kill(pid, signal.SIGKILL)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert "another rank has ended" in said or "Signal 9" in said
+    goes_on = ["--resume", "--weights", str(tmp_path / "resumed.pt")]
+    subprocess.run(command(1, *arguments, *goes_on), env=ENVIRONMENT, capture_output=True, check=True)
+    resumed = torch.load(tmp_path / "resumed.pt", weights_only=True)
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in resumed)
