@@ -358,8 +358,13 @@ EXPERIMENTS = {
         "The table of the Julia notebook, redone",
         _julia,
         (
-            Claim("How good?", ""),
-            Claim("How long does a cycle take?", "", SECONDS),
+            Claim("How good?", "in Julia, in this order: 80.8, 83.5, 89.3, 91.5, 91.5 %; 85.0, 94.0, 96.0 %"),
+            Claim(
+                "How long does a cycle take?",
+                "in Julia, in this order: 21, 35, 164, 283, 505 s; 146, 1919, 3646 s",
+                SECONDS,
+                remark="On one thread, with other work beside it, most of it beside the smallest batches.",
+            ),
         ),
         {"evening": Size("mnist", "one_conv", RSO(10, 1024), SGD(10, 100, 0.1))},
     ),

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import reference
@@ -242,3 +243,10 @@ def test_the_command_goes_on_after_a_signal(tmp_path, capsys, sent):
     assert without_times(histories[0]) == without_times(histories[1])
     assert main(arguments) == 2
     assert "resume it" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_random_moments_it_ends_in_the_same_weights():
+    found = subprocess.run([sys.executable, Path(__file__).with_name("kills.py"), "12"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.splitlines()[-1].startswith("12 kills of ")
