@@ -1,9 +1,9 @@
 """Checkpoints: the state of a search between two layer sweeps, from which it goes on bit for bit."""
 
+import contextlib
 import hashlib
 import io
 import os
-import pickle
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -71,11 +71,12 @@ class Checkpoints:
         content = io.BytesIO()
         torch.save(asdict(self.unwritten), content)
         self.folder.mkdir(parents=True, exist_ok=True)
-        new = self.folder / "new.pt"
+        new = self.folder / f"new.{os.getpid()}.pt"  # another process may write here, too
         with replacing(new) as temporary:
             temporary.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
-        if self.latest.exists() and _is_whole(self.latest):
-            os.replace(self.latest, self.previous)
+        if _is_whole(self.latest):
+            with contextlib.suppress(FileNotFoundError):  # where the other was faster
+                os.replace(self.latest, self.previous)
         os.replace(new, self.latest)
         self.unwritten, self.written_at = None, time.monotonic()
 
@@ -86,10 +87,10 @@ class Checkpoints:
         """
         complaints = []
         for path in (self.latest, self.previous):
-            if not path.exists():
-                continue
             try:
                 state = _load(path)
+            except FileNotFoundError:
+                continue
             except ValueError as error:
                 complaints.append(str(error))
                 continue
@@ -103,18 +104,22 @@ class Checkpoints:
 
 def _load(path: Path) -> State:
     """Execute nothing. Raises ValueError for a file that is not a whole checkpoint."""
-    checksum, content = path.read_bytes()[:32], path.read_bytes()[32:]
+    whole = path.read_bytes()
+    checksum, content = whole[:32], whole[32:]
     if hashlib.sha256(content).digest() != checksum:
         raise ValueError(f"{path} is damaged: its checksum is another")
     try:
         values = torch.load(io.BytesIO(content), weights_only=True)
-        return State(**{field.name: values[field.name] for field in fields(State)})
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, KeyError, AttributeError) as error:
+        state = State(**{field.name: values[field.name] for field in fields(State)})
+        if not isinstance(state.identity, dict):
+            raise TypeError("an identity is a dict")
+        return state
+    except Exception as error:  # torch lets through whatever it meets in what somebody else has written
         raise ValueError(f"{path} holds something else than a checkpoint ({type(error).__name__})") from None
 
 
 def _is_whole(path: Path) -> bool:
     try:
         return bool(_load(path))
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return False

@@ -1,6 +1,7 @@
 """Data sets as normalised tensors: digits (inside scikit-learn), MNIST and CIFAR-10."""
 
 import os
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ NAMES = ("digits", "mnist", "cifar10")
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}  # of one image in the files
 # The last file that torchvision unpacks, so that a download cut short does not pass for a data set.
 TORCHVISION_FILES = {"mnist": "MNIST/raw/t10k-labels-idx1-ubyte", "cifar10": "cifar-10-batches-py/data_batch_1"}
+
+LARGEST = 2**30  # bytes of a data set, far more than any of them has
 
 Arrays = tuple[NDArray, NDArray, NDArray, NDArray]  # x_train, y_train, x_test, y_test
 
@@ -148,6 +151,7 @@ def _read_npz(path: Path, name: str) -> Arrays:
     try:
         # Opened here, because np.load leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            _refuse_huge(file.zip)
             arrays = [np.asarray(file[key]) for key in ("x_train", "y_train", "x_test", "y_test")]
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]}; expected x_train, y_train, x_test, y_test; {remedy}") from None
@@ -160,6 +164,13 @@ def _read_npz(path: Path, name: str) -> Arrays:
         return _check_images(x_train, y_train, x_test, y_test, SHAPES[name])
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {remedy}") from None
+
+
+def _refuse_huge(file: zipfile.ZipFile) -> None:
+    """Raise ValueError for a file that unpacks to far more than any data set: a small one can fill the memory."""
+    size = sum(entry.file_size for entry in file.infolist())
+    if size > LARGEST:
+        raise ValueError(f"{size:,} bytes unpacked: expected at most {LARGEST:,}")
 
 
 def _check_images(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rso_lab.data import Data, load
-from rso_lab.history import History, Record, machine, replacing, save_weights, versions
+from rso_lab.history import History, Record, machine, records_of, replacing, save_weights, versions
 from rso_lab.models import build
 from rso_lab.rso import RSO
 from rso_lab.sgd import SGD
@@ -572,9 +572,10 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
                 raise ValueError("a run without method or seed")
             if not run["failed"] and not isinstance(run["cycles"][-1]["test_accuracy"], float):
                 raise ValueError("a run without accuracy")
-        result["settings"]["experiment"], result["command"], result["seeds"], result["machine"]
+        result["settings"]["experiment"], result["settings"]["ways"], result["command"], result["seeds"]
+        curves(result)
         return result
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not an experiment's result, or damaged ({type(error).__name__}: {error})"
         ) from None
@@ -654,7 +655,7 @@ def curves(result: dict[str, Any]) -> dict[str, list[History]]:
     found: dict[str, list[History]] = {}
     for run in result["runs"]:
         settings = {**result["settings"]["ways"][run["method"]], "data": result["settings"]["data"]}
-        records = [Record(layer=None, **cycle) for cycle in run["cycles"]]
+        records = records_of(run["cycles"])
         if records:
             history = History(settings, run["seed"], run["versions"], run["machine"], result["command"], records)
             found.setdefault(run["method"], []).append(history)

@@ -64,16 +64,22 @@ class History:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             values = {setting.name: content[setting.name] for setting in fields(cls)}
-            cycles = [Record(layer=None, **cycle) for cycle in values.pop("cycles")]
+            cycles = records_of(values.pop("cycles"))
             if not isinstance(values["settings"]["data"], str):
                 raise ValueError("settings without the name of the data")
-            for record in cycles:
-                accuracy = record.test_accuracy
-                if not isinstance(record.cycle, int) or not isinstance(accuracy, float) or not math.isfinite(accuracy):
-                    raise ValueError("a cycle without number or accuracy")
             return cls(**values, cycles=cycles)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not a saved history, or damaged ({type(error).__name__}: {error})") from None
+
+
+def records_of(cycles: list[dict[str, Any]]) -> list[Record]:
+    """Records of cycles, as JSON has them. Raises ValueError or TypeError for what is none."""
+    records = [Record(layer=None, **cycle) for cycle in cycles]
+    for record in records:
+        accuracy = record.test_accuracy
+        if not isinstance(record.cycle, int) or not isinstance(accuracy, float) or not math.isfinite(accuracy):
+            raise ValueError("a cycle without number or accuracy")
+    return records
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import multiprocessing
 import os
 import pickle
 import signal
@@ -250,3 +251,32 @@ def test_killed_at_random_moments_it_ends_in_the_same_weights():
     found = subprocess.run([sys.executable, Path(__file__).with_name("kills.py"), "12"], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stdout.splitlines()[-1].startswith("12 kills of ")
+
+
+def write_again_and_again(folder, seconds, generator):
+    checkpoints = checkpoint.Checkpoints(folder, {"seed": 0})
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        checkpoints.unwritten = checkpoint.State(
+            {"seed": 0}, {"w": torch.full((1000,), 1.0)}, [], {}, generator, 1, 0, {}, 0, 0, 0.0, []
+        )
+        checkpoints.write()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_two_that_write_the_same_checkpoint_leave_a_whole_one(tmp_path):
+    context = multiprocessing.get_context("fork")
+    arguments = (tmp_path, 2.0, torch.Generator().get_state())
+    writers = [context.Process(target=write_again_and_again, args=arguments) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    reads = 0
+    while any(writer.is_alive() for writer in writers):
+        _, complaints = checkpoint.Checkpoints(tmp_path, {"seed": 0}).read()
+        assert complaints == []
+        reads += 1
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert reads > 100
+    state, _ = checkpoint.Checkpoints(tmp_path, {"seed": 0}).read()
+    assert state.weights["w"].sum() == 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest.pt", "previous.pt"]
