@@ -63,8 +63,10 @@ def main() -> None:
         megabytes = max(largest.values()) / 1e6
         print(f"{count:8} {seconds:18.1f} {cell:11.1f} s {megabytes:13.0f}", flush=True)
         measured.append({"learners": count, "seconds": seconds, "slowest_cell": cell, "megabytes": megabytes})
-    about = {"machine": machine(torch.device("cpu")), "versions": versions()}
-    print(json.dumps({"learners": measured, **about}))
+    command = " ".join(["python benchmarks/learners.py", *sys.argv[1:]])
+    about = {"command": command, "seeds": [0], "settings": {"lesson": LESSON.stem}}
+    about |= {"machine": machine(torch.device("cpu")), "versions": versions()}
+    print(json.dumps({**about, "seconds": sum(row["seconds"] for row in measured), "learners": measured}))
 
 
 if __name__ == "__main__":

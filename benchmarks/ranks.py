@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,7 +63,7 @@ def latency() -> None:
 
 def main() -> None:
     """Run all, print the table and the line of JSON."""
-    runs = []
+    runs: list[dict[str, Any]] = []
     print(f"{'shared':20} {'ranks':>5} {'seconds':>8} {'accuracy':>9}  weights")
     for parallel, shared in ((None, "each mini-batch"), ("neuron", "neurons, apart"), ("layer", "weights, apart")):
         for count in (1, 2):
@@ -72,8 +73,10 @@ def main() -> None:
             runs.append({"parallel": parallel, **run})
     microseconds = int(torchrun(2, __file__, "--latency"))
     print(f"two ranks tell each other 33 numbers in {microseconds} us")
-    about = {"machine": machine(torch.device("cpu")), "versions": versions()}
-    print(json.dumps({"runs": runs, "latency_us": microseconds, **about}))
+    about = {"command": "python benchmarks/ranks.py", "seeds": [0], "settings": {"train": TRAIN}}
+    about |= {"machine": machine(torch.device("cpu")), "versions": versions()}
+    seconds = sum(run["seconds"] for run in runs)
+    print(json.dumps({**about, "seconds": seconds, "latency_us": microseconds, "runs": runs}))
 
 
 if __name__ == "__main__":

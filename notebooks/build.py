@@ -58,9 +58,11 @@ def execute(notebook: NotebookNode) -> NotebookNode:
         if cell.cell_type != "code":
             continue
         for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
-                output.data.pop(WIDGET, None)
-                words = re.search(r'<img [^>]*alt="([^"]*)"', output.data.pop("text/html", ""))
+            data = output.get("data", {})
+            if data.keys() & {"image/png", "text/html"}:
+                data.pop(WIDGET, None)
+            if "image/png" in data:
+                words = re.search(r'<img [^>]*alt="([^"]*)"', data.pop("text/html", ""))
                 if words:
                     output.metadata["image/png"] = {"alt": html.unescape(words[1])}
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]

@@ -281,7 +281,8 @@ class Passing:
     def run_changed(self, candidate: Choice, change: Change) -> Tensor:
         """The outputs after a change."""
         run = Run(self, self.path.spans[change.index[0]], self.changed[candidate], change)
-        if self.chain and self.unbroken and takes_step(self.path.origin, change):
+        alone = self.network.ranks.count == 1  # the chain has its batch norms' statistics for itself
+        if self.chain and self.unbroken and alone and takes_step(self.path.origin, change):
             run.take_chain(self.chain)
             run.go(self.behind_chain, 1)
         else:

@@ -5,6 +5,7 @@ import copy
 import html
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
+from typing import Any
 
 import ipywidgets as ipw
 import numpy as np
@@ -483,7 +484,10 @@ class Recorded(Pictured):
 
 
 class Quiz(ipw.VBox):
-    """A question of a lesson's quiz, by number from 1 on, with answers to choose from; each is explained."""
+    """A question of a lesson's quiz, by number from 1 on, with answers to choose from; each is explained.
+
+    Where widgets cannot run, all explanations are there to read.
+    """
 
     def __init__(self, lesson: str, number: int):
         question, answers = QUIZZES[lesson][number - 1]
@@ -496,11 +500,19 @@ class Quiz(ipw.VBox):
         self.choice.observe(lambda change: self.post(self.tell), names="value")
         super().__init__([ipw.HTML(f"<b>{html.escape(question)}</b>"), self.choice, self.said])
 
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        told = "".join(
+            f"<li>{html.escape(answer)}<br><i>{self.verdict(answer)}</i></li>" for answer in self.explanations
+        )
+        return {**super()._repr_mimebundle_(**kwargs), "text/html": f"{self.children[0].value}<ul>{told}</ul>"}
+
     def tell(self) -> None:
         """Explain the answer that was chosen."""
-        chosen = self.choice.value
-        verdict = "Right." if chosen == self.right else "Not quite."
-        self.said.value = f"{verdict} {html.escape(self.explanations[chosen])}"
+        self.said.value = self.verdict(self.choice.value)
+
+    def verdict(self, answer: str) -> str:
+        """What to say to an answer."""
+        return f"{'Right.' if answer == self.right else 'Not quite.'} {html.escape(self.explanations[answer])}"
 
 
 def watch(histories: Iterable[History]) -> History:

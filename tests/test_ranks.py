@@ -41,6 +41,11 @@ class Branching(nn.Module):
 def model_of(kind, dtype):
     if kind == "sequential":
         return reference.small_network(dtype)
+    if kind == "compiled":  # 16 channels: the kernels take them
+        torch.manual_seed(4)
+        parts = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2)]
+        parts += [nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
+        return nn.Sequential(*parts).to(dtype)
     torch.manual_seed(3)
     return Branching().to(dtype)
 
@@ -55,12 +60,13 @@ SHARED = [
     for kind in ("sequential", "branching")
     for evaluator in ("plain", "cached", "incremental")
 ]
+COMPILED = ("compiled", torch.float64, rso.RSO(1, 240, batch_every="neuron", layer_order="input_first"), "incremental")
 
 
 def train(kind, dtype, method, evaluator, ranks):
     """Weights, shares kept and machine."""
     torch.set_num_threads(1)
-    data = rso.load("digits", train_limit=90, test_limit=30)
+    data = rso.load("digits", train_limit=240, test_limit=30)
     data = rso.Data.from_arrays(data.x_train.to(dtype), data.y_train, data.x_test.to(dtype), data.y_test)
     model = model_of(kind, dtype)
     history = rso.fit(model, data, method, seed=0, ranks=ranks, evaluator=evaluator)
@@ -92,7 +98,8 @@ def test_searched_apart_any_number_of_ranks_ends_in_the_same_weights(count, tmp_
 
 
 def test_a_shared_mini_batch_ends_in_the_same_weights(tmp_path):
-    for case, by_rank in zip(SHARED, ends(tmp_path, 2, SHARED), strict=True):
+    cases = [*SHARED, COMPILED]
+    for case, by_rank in zip(cases, ends(tmp_path, 2, cases), strict=True):
         alone, kept, _ = train(*case, ALONE)
         for weights, theirs, _ in by_rank:
             assert theirs == kept, case

@@ -52,3 +52,16 @@ def test_the_table_of_peers_in_the_readme_is_the_recorded_one():
 
 def test_the_table_of_experiments_in_the_readme_is_the_report():
     assert report(ROOT / "results") in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_tables_of_the_docs_are_the_recorded_ones():
+    ranks = json.loads((ROOT / "results" / "ranks.json").read_text("utf-8"))
+    text = (ROOT / "docs" / "ranks.md").read_text("utf-8")
+    for run in ranks["runs"]:
+        figures = f"{run['ranks']} | {run['seconds']:.1f} s | {run['test_accuracy']:.1%} | `{run['weights']}`"
+        assert f"| {run['parallel'] or '(none)'} | {figures} |" in text
+    assert f"{ranks['latency_us']} microseconds" in text
+    text = (ROOT / "docs" / "classroom.md").read_text("utf-8")
+    for row in json.loads((ROOT / "results" / "learners.json").read_text("utf-8"))["learners"]:
+        figures = f"{row['seconds']:.0f} s | {row['slowest_cell']:.0f} s | {row['megabytes']:.0f} MB"
+        assert f"| {row['learners']} | {figures} |" in text

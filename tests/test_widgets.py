@@ -177,6 +177,7 @@ def test_a_quiz_explains_each_answer(lesson, number):
     for place, (answer, explanation) in enumerate(answers.items()):
         quiz.choice.value = answer
         assert quiz.said.value == f"{'Not quite.' if place else 'Right.'} {html.escape(explanation)}"
+        assert html.escape(explanation) in quiz._repr_mimebundle_()["text/html"]
 
 
 def test_signals_and_shares_are_drawn():

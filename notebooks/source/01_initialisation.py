@@ -209,6 +209,9 @@ rso.widgets.Recorded("initialisation")
 # %%
 rso.lessons.ledger("01", history)
 
+# %%
+rso.lessons.beside_the_paper(history)
+
 # %% [markdown]
 # ## 6 · Three questions (2 minutes)
 

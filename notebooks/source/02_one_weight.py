@@ -241,6 +241,9 @@ print(rso.lessons.yours(prediction))
 # %%
 rso.lessons.ledger("02", history)
 
+# %%
+rso.lessons.beside_the_paper(history)
+
 # %% [markdown]
 # With 1000 images first more, then fewer: there is no rule. It rises, because a good weight is harder to better. It falls in the
 # end for a reason that has nothing to do with progress: RSO makes its changes smaller from cycle to cycle, and you saw in

@@ -173,6 +173,9 @@ model = rso.models.build("one_conv", data)
 history = rso.fit(model, data, rso.RSO(cycles=2, batch_size=250), seed=0)
 rso.lessons.ledger("03", history)
 
+# %%
+rso.lessons.beside_the_paper(history)
+
 # %% [markdown]
 # On this small task the weight level is often *not* ahead, as the map promised: so few evaluations are all beginning. Now the
 # recorded ones. *levels (class)* is digits with a larger network, three seeds: there the weight level leads after the first

@@ -128,6 +128,9 @@ for order in ("neuron", "input"):
 # %%
 rso.lessons.ledger("04", history)
 
+# %%
+rso.lessons.beside_the_paper(history)
+
 # %% [markdown]
 # ## 6 · Three questions (2 minutes)
 

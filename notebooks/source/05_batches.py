@@ -155,6 +155,9 @@ rso.widgets.Recorded("julia", against="seconds", ways=ways)
 # %%
 rso.lessons.ledger("05", history)
 
+# %%
+rso.lessons.beside_the_paper(history)
+
 # %% [markdown]
 # ## 5 · How long may a mini-batch be held? (5 minutes)
 #
