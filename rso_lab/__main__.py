@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from rso_lab.data import Data
     from rso_lab.history import History
+    from rso_lab.ranks import Ranks
+    from rso_lab.rso import RSO
 
 OVERVIEW = """\
 RSO trains a network without gradients. For one weight after another it draws a change, takes the loss of a mini-batch
@@ -148,11 +150,8 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: Namespace, command: str) -> None:
-    from rso_lab import models
-    from rso_lab.history import save_weights
     from rso_lab.ranks import RanksError, joined
     from rso_lab.rso import RSO
-    from rso_lab.train import histories
 
     try:
         method = RSO(**{setting.name: getattr(options, setting.name) for setting in fields(RSO)})
@@ -165,34 +164,46 @@ def _train(options: Namespace, command: str) -> None:
     for path in (options.out, options.weights):
         if path is not None:
             _refuse_unwritable(path)
-    data = _load(options.dataset, options.device)
+    try:
+        with joined() as ranks:
+            _train_as(ranks, method, options, command)
+    except (FloatingPointError, RanksError) as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"the results could not be saved ({error}): make room, or name files elsewhere") from error
+
+
+def _train_as(ranks: "Ranks", method: "RSO", options: Namespace, command: str) -> None:
+    """Rank 0 tells and saves."""
+    from rso_lab import models
+    from rso_lab.history import save_weights
+    from rso_lab.train import histories
+
+    for is_first in (True, False):  # one downloads, if need be; then the others read
+        if (ranks.rank == 0) == is_first:
+            data = _load(options.dataset, options.device)
+        ranks.first(None)
     model = models.build(options.model, data, options.seed)
-    with joined() as ranks:
-        settings = {
-            "seed": options.seed,
-            "command": command,
-            "evaluator": options.evaluator,
-            "checkpoint": options.checkpoint,
-            "resume": options.resume,
-            "ranks": ranks,
-        }
-        try:
-            run = histories(model, data, method, **settings)
-        except ValueError as error:
-            options.error(str(error))
-        try:
-            if ranks.rank > 0:  # rank 0 tells and saves
-                collections.deque(run, maxlen=0)
-                return
-            for history in _printing(run):
-                if options.out is not None:
-                    history.save(options.out)
-                if options.weights is not None:
-                    save_weights(model, options.weights)
-        except (FloatingPointError, RanksError) as error:
-            raise Failure(str(error)) from error
-        except OSError as error:
-            raise Failure(f"the results could not be saved ({error}): make room, or name files elsewhere") from error
+    settings = {
+        "seed": options.seed,
+        "command": command,
+        "evaluator": options.evaluator,
+        "checkpoint": options.checkpoint,
+        "resume": options.resume,
+        "ranks": ranks,
+    }
+    try:
+        run = histories(model, data, method, **settings)
+    except ValueError as error:
+        options.error(str(error))
+    if ranks.rank > 0:
+        collections.deque(run, maxlen=0)
+        return
+    for history in _printing(run):
+        if options.out is not None:
+            history.save(options.out)
+        if options.weights is not None:
+            save_weights(model, options.weights)
     if options.out is not None:
         print(f"Saved. Look at it with: python -m rso_lab plot {shlex.quote(str(options.out))}")
 

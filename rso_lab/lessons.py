@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _number(given: Any) -> float | None:
         print("Not yet: that is a function and not its value. Are brackets missing, as in x.std()?")
     elif isinstance(given, torch.Tensor) and given.numel() != 1:
         print(f"Not yet: your answer is {given.numel()} numbers, and one is wanted. Add them up, or take their spread?")
-    elif not isinstance(given, int | float | torch.Tensor):
+    elif not isinstance(given, Real | torch.Tensor):
         print(f"Not yet: a number is wanted, your answer was {given!r}.")
     else:
         return float(given)
@@ -680,7 +681,7 @@ def ledger(lesson: str, history: History) -> None:
     spent = f"{last.evaluations:>11,} {last.multiply_adds / 1e9:>9,.1f} billion {last.seconds:>6.1f} s"
     lines[lesson] = f"{images:<26} {last.test_accuracy:>8.1%} {spent}"
     print(f"lesson  {'data, cycles x batch':<26} accuracy evaluations     multiply-adds     time")
-    for name in sorted(lines):
+    for name in sorted(name for name in lines if name <= lesson):
         print(f"{name:8}{lines[name]}")
     with contextlib.suppress(OSError), replacing(LEDGER) as file:  # a folder that is not ours to write to
         file.write_text(json.dumps(lines), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import html
 import io
 import signal
@@ -89,15 +90,13 @@ class Live(Pictured):
     """Work that goes on in the background of a notebook, with buttons to start, pause, stop and reset it.
 
     A subclass has `work`, a generator that may be left wherever it yields, `draw`, which shows how far it is, and
-    `restore`, which makes everything as it was. One of them is at work at a time: a new one stops the one before.
+    `restore`, which makes everything as it was. One of them is at work at a time: a new one, and one that starts, stops
+    the one before.
     """
 
-    latest: ClassVar["Live | None"] = None
+    latest: ClassVar["Live | None"] = None  # that has been started
 
     def __init__(self, figure: Figure):
-        if Live.latest is not None:
-            Live.latest.stop()
-        Live.latest = self
         self.figure = figure
         self.state = "ready"  # then "running", "paused", "stopped" or "done"
         self.working: Generator[None] | None = None
@@ -122,6 +121,12 @@ class Live(Pictured):
         controls = ipw.HBox([*self.buttons.values(), self.said], layout=ipw.Layout(flex_flow="row wrap"))
         super().__init__([controls, self.image])
 
+    @staticmethod
+    def stop_latest() -> None:
+        """Stop the one that is at work, if there is one."""
+        if Live.latest is not None:
+            Live.latest.stop()
+
     def work(self) -> Generator[None]:
         """All of it, in steps of at most a tenth of a second."""
         raise NotImplementedError
@@ -141,13 +146,16 @@ class Live(Pictured):
         """Begin, or go on, in the background of the notebook; outside of one, `pump` does the work."""
         if self.state not in ("ready", "paused"):
             return
+        if Live.latest is not self:
+            self.stop_latest()
+        Live.latest = self
         self.working = self.working or self.work()
         self.state, self.interrupted = "running", False
         self._enable()
-        try:
-            self.task = asyncio.get_running_loop().create_task(self._drive())
-        except RuntimeError:  # no notebook
-            self.task = None
+        if self.task is None or self.task.done():
+            with contextlib.suppress(RuntimeError):  # no notebook
+                loop = asyncio.get_running_loop()
+                self.task = loop.create_task(self._drive())
 
     def pause(self) -> None:
         """Rest: `start` goes on from here."""
@@ -176,6 +184,8 @@ class Live(Pictured):
             while self.pump(SLICE):
                 pass
         except KeyboardInterrupt:
+            self.stop()
+            self.show()
             print("Stopped.")
         return self.figure
 
@@ -210,7 +220,7 @@ class Live(Pictured):
         self.drawing = self.drawn - begun
 
     async def _drive(self) -> None:
-        """Slice after slice, with a rest between; an interrupt pauses it."""
+        """Slice after slice, with a rest between; an interrupt between cells pauses it."""
         try:
             self._listen()
             while self.pump(SLICE):
@@ -221,17 +231,20 @@ class Live(Pictured):
         except KeyboardInterrupt:  # of a cell that was waiting meanwhile; the event loop would not survive it
             pass
         finally:
-            if signal.getsignal(signal.SIGINT) == self._interrupt:
+            self.pause()  # where it was cancelled
+            if signal.getsignal(signal.SIGINT) is Live._interrupt:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _listen(self) -> None:
         """Have interrupts: between cells a kernel ignores them."""
         alone = threading.current_thread() is threading.main_thread()  # others may not
         if alone and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._interrupt)
+            signal.signal(signal.SIGINT, Live._interrupt)
 
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = True
+    @staticmethod
+    def _interrupt(number: int, frame: FrameType | None) -> None:
+        if Live.latest is not None:
+            Live.latest.interrupted = True
 
     def _end(self, state: str) -> None:
         assert self.working is not None

@@ -301,12 +301,13 @@ def describe(figure: Figure) -> str:
         told.append(ax.get_title().replace("\n", ", "))
         told.append(f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "")
         for line in ax.lines:
-            places, label = np.asarray(line.get_xdata()), str(line.get_label())
+            places, heights = (np.asarray(numbers) for numbers in line.get_data(orig=False))
             is_mark = len(places) == 2 and places[0] == places[1]
-            if is_mark or label.startswith("_"):  # as matplotlib calls what has no name
+            label = str(line.get_label())
+            if not len(places) or is_mark or label.startswith("_"):  # as matplotlib calls what has no name
                 continue
             form = ax.yaxis.get_major_formatter().format_data_short
-            ends = [form(float(height)).strip() for height in np.asarray(line.get_ydata())[[0, -1]]]
+            ends = [form(float(height)).strip() for height in heights[[0, -1]]]
             told.append(f"{label}: {' to '.join(dict.fromkeys(ends))}")
     return ". ".join(part for part in told if part)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -63,11 +62,11 @@ class Ranks:
             dist.broadcast_object_list(box)
         return box[0]
 
-    def refuse_to_disagree(self, tensors: Sequence[Tensor], about: str) -> None:
-        """Raise RanksError where the ranks' tensors differ in a bit."""
+    def refuse_to_disagree(self, tensors: Sequence[Tensor], about: str, settings: object = None) -> None:
+        """Raise RanksError where the ranks' tensors differ in a bit, or what `settings` prints as."""
         if self.count == 1:
             return
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr(settings).encode())
         for tensor in tensors:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
@@ -81,7 +80,7 @@ ALONE = Ranks()
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the processes that torchrun has started with this one, if it has. On the CPU, over gloo."""
-    if not dist.is_available() or "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not dist.is_available() or not dist.is_torchelastic_launched():
         yield ALONE
         return
     dist.init_process_group("gloo")

@@ -75,7 +75,8 @@ def fit(
     after an interrupt or an error.
 
     `checkpoint` is a folder in which the state is kept after layer sweeps, for RSO. With `resume`, the search goes on
-    from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed.
+    from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed (with
+    another number of ranks that share each mini-batch: up to rounding).
 
     `ranks`: the processes that share the search, from `ranks.joined()`. With a `parallel` setting each searches a part
     of a convolution's weights, otherwise each has a part of every mini-batch; rank 0 shows progress and writes.
@@ -224,7 +225,7 @@ def _prepare(
     if isinstance(method, SGD) and checkpoint is not None:
         raise ValueError(f"checkpoint is {str(checkpoint)!r}: expected None for SGD, whose runs are short")
     if ranks.count > 1:
-        _refuse_unshareable(method, loss, ranks)
+        _refuse_unshareable(method, data, loss, ranks)
     if resume and checkpoint is None:
         raise ValueError("resume is True without a checkpoint: name the folder that it is in")
     largest: float = method.batch_size
@@ -262,7 +263,8 @@ def _prepare(
     of_batch = ALONE if method.parallel else ranks  # who shares each mini-batch
     made = EVALUATORS[evaluator](network, data, loss, of_batch)
     job = _Job(network, sigmas, data, method, seed, made, generator, loss, ranks=ranks)
-    ranks.refuse_to_disagree([*model.state_dict().values(), data.x_train, data.y_train], "network and data")
+    given = [*model.state_dict().values(), data.x_train, data.y_train]
+    ranks.refuse_to_disagree(given, "network, data or settings", (seed, method, made.name))
     if checkpoint is None:
         return job
     checkpoints = Checkpoints(checkpoint, identify(job.settings, seed, model, data))
@@ -270,12 +272,15 @@ def _prepare(
     return replace(job, checkpoints=checkpoints)
 
 
-def _refuse_unshareable(method: RSO | SGD, loss: LossFunction, ranks: Ranks) -> None:
+def _refuse_unshareable(method: RSO | SGD, data: Data, loss: LossFunction, ranks: Ranks) -> None:
     """Raise ValueError for what cannot be shared between ranks."""
     if isinstance(method, SGD):
         raise ValueError("SGD runs in one process: start it without torchrun")
-    if method.parallel is None and method.batch_size < ranks.count:
-        raise ValueError(f"batch_size is {method.batch_size}: expected at least {ranks.count}, an image for each rank")
+    if data.x_train.device.type != "cpu":
+        raise ValueError(f"the data are on {data.x_train.device}: ranks share a search on the CPU")
+    smallest = min(batch_size_in(cycle, method) for cycle in (1, method.cycles))
+    if method.parallel is None and smallest < ranks.count:
+        raise ValueError(f"batch_size is {smallest}: expected at least {ranks.count}, an image for each rank")
     if method.parallel is None and loss is not F.cross_entropy:
         raise ValueError("the loss of a mini-batch that ranks share has to be the mean over its images: cross_entropy")
 
@@ -288,7 +293,9 @@ def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
         )
     if not wanted:
         return
-    state, complaints = job.ranks.first(checkpoints.read() if job.ranks.rank == 0 else (None, []))
+    state, complaints, refusal = job.ranks.first(_read_state(checkpoints) if job.ranks.rank == 0 else (None, [], ""))
+    if refusal:
+        raise ValueError(refusal)
     said = [f"{complaint}; it is left out" for complaint in complaints]
     if state is None:
         said.append(f"{checkpoints.folder} has no checkpoint: the run starts from the beginning")
@@ -296,6 +303,14 @@ def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
         job.go_on_from(state)
     for line in said if job.ranks.rank == 0 else ():
         tqdm.write(line)
+
+
+def _read_state(checkpoints: Checkpoints) -> tuple[State | None, list[str], str]:
+    """The newest state, what is wrong with the files, and why it is refused, if it is."""
+    try:
+        return *checkpoints.read(), ""
+    except ValueError as error:
+        return None, [], str(error)
 
 
 def _events(job: _Job) -> Iterator[Step | Record]:
@@ -399,6 +414,7 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
                 yield record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
     if unread:
         _read(unread, progress.choices)
+    job.ranks.refuse_to_disagree(list(job.network.module.parameters()), f"the weights after cycle {progress.cycle}")
     ended = record(None, progress.choices, **_measured(job))
     progress.records.append(ended)
     progress.cycle, progress.sweeps = progress.cycle + 1, 0

@@ -204,6 +204,7 @@ class Monitor(Live):
     """
 
     def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int = 0):
+        self.stop_latest()  # which may be at work on this model
         self.data = data
         self.search = _Search(model, data, method, seed)
         super().__init__(Figure(figsize=(8.4, 3)))
@@ -232,7 +233,12 @@ class Monitor(Live):
         plots.learning({"the network": (cycles, seen.accuracies)}, learning, "cycle")
         learning.set_xlim(0, seen.method.cycles)
         plots.kept(seen.kept, kept)
-        plots.filters(next(seen.model.parameters()), self.data.x_train.shape[1:], filters)
+        shape = self.data.x_train.shape[1:]
+        on_images = (
+            p for p in seen.model.parameters() if p.dim() == 4 or (p.dim() == 2 and p.shape[1] == shape.numel())
+        )
+        first = next(on_images, None)
+        filters.axis("off") if first is None else plots.filters(first, shape, filters)
         done = f"{seen.proposals / seen.cycle_length:.1f} of {seen.method.cycles} cycles"
         return f"{done}: {seen.accuracies[-1]:.0%} of {len(self.data.x_test[:1000])} test images right"
 
@@ -241,17 +247,22 @@ class Race(Live):
     """Several ways to search, all from the same random weights, at equal evaluations of the loss."""
 
     def __init__(self, model: nn.Module, data: Data, methods: dict[str, RSO], seed: int = 0):
+        self.stop_latest()
         self.searches = {label: _Search(copy.deepcopy(model), data, method, seed) for label, method in methods.items()}
         super().__init__(Figure(figsize=(7, 3.4)))
 
     def work(self) -> Generator[None]:
         """Each time, the one that is behind makes a step."""
-        going = {label: search.steps() for label, search in self.searches.items()}
-        while going:
-            label = min(going, key=lambda label: self.searches[label].evaluations)
-            if next(going[label], None) is None:
-                del going[label]
-            yield
+        with contextlib.ExitStack() as all_ended:
+            going = {
+                label: all_ended.enter_context(contextlib.closing(search.steps()))
+                for label, search in self.searches.items()
+            }
+            while going:
+                label = min(going, key=lambda label: self.searches[label].evaluations)
+                if next(going[label], None) is None:
+                    del going[label]
+                yield
 
     def restore(self) -> None:
         """Give all networks the weights they began with."""

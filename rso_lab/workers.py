@@ -67,6 +67,11 @@ def single_threaded(function: Callable) -> Callable:
         torch.set_num_threads(1)
         try:
             return function(*args, **kwargs)
+        except SystemError as error:  # what numba makes of an interrupt that meets a kernel, once or twice
+            cause: BaseException | None = error
+            while isinstance(cause, SystemError):
+                cause = cause.__cause__
+            raise cause if isinstance(cause, KeyboardInterrupt) else error from None
         finally:
             torch.set_num_threads(threads)
 

@@ -15,6 +15,7 @@ import torch
 
 import rso_lab as rso
 from rso_lab import checkpoint
+from rso_lab.history import replacing
 
 METHOD = rso.RSO(3, 50, batch_every="neuron")
 DATA = rso.load("digits", train_limit=150, test_limit=60)
@@ -27,7 +28,8 @@ def train(folder: Path, end: Path) -> None:
     model = rso.models.build("two_conv", DATA)
     history = rso.fit(model, DATA, METHOD, seed=0, checkpoint=folder, resume=True)
     records = [(record.cycle, record.loss, record.test_accuracy, record.kept) for record in history.cycles]
-    torch.save((model.state_dict(), records), end)
+    with replacing(end) as file:
+        torch.save((model.state_dict(), records), file)
 
 
 def process(*arguments: Path) -> multiprocessing.Process:
@@ -57,6 +59,8 @@ def soak(kills: int, seed: int = 0) -> tuple[int, int]:
                     training.kill()
                     training.join()
                     killed += 1
+                elif training.exitcode:
+                    raise RuntimeError(f"the run ended by itself with {training.exitcode}")
             theirs, found = torch.load(end)
             runs += 1
             same += found == records and all(torch.equal(theirs[name], weights[name]) for name in weights)

@@ -110,13 +110,37 @@ def test_reset_is_the_beginning(monitor):
     assert same(*ends)
 
 
-def test_a_new_one_stops_the_one_before(monitor, digits):
+def test_one_is_at_work_at_a_time(monitor, digits):
     monitor.start()
     monitor.pump(0)
     other = Monitor(rso.models.build("one_conv", digits), digits, RSO)
     assert monitor.state == "stopped"
-    assert other.state == "ready"
-    assert Live.latest is other
+    another = Race(rso.models.build("one_conv", digits), digits, {"one": RSO})
+    other.start()
+    another.start()
+    assert (other.state, another.state) == ("stopped", "running")
+    assert Live.latest is another
+
+
+def test_whoever_waits_may_be_interrupted(digits):
+    async def press():
+        monitor = Monitor(rso.models.build("one_conv", digits), digits, RSO)
+        monitor.start()
+        await asyncio.sleep(0.05)
+        monitor.task.cancel()  # as a kernel does with a cell that awaits
+        await asyncio.wait([monitor.task])
+        assert monitor.state == "paused"
+        assert "start" in usable(monitor)
+        monitor.start()
+        task = monitor.task
+        for _ in range(3):  # within one cell
+            monitor.pause()
+            monitor.start()
+        assert monitor.task is task
+        await task
+        assert monitor.state == "done"
+
+    asyncio.run(press())
 
 
 def test_clicks_are_answered_while_it_works(digits):
@@ -160,6 +184,7 @@ def test_an_interrupt_of_finish_leaves_a_network(monitor, digits, capsys, monkey
     assert monitor.state == "stopped"
     assert monitor.search.proposals == 172
     assert capsys.readouterr().out == "Stopped.\n"
+    assert "start" not in usable(monitor)
     assert rso.fit(monitor.search.model, digits, rso.RSO(1, 20), seed=0).cycles
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import rso_lab as rso
 from rso_lab import train
+from rso_lab.workers import single_threaded
 
 
 def statistics_are_fresh(model, data):
@@ -181,3 +182,28 @@ def test_a_loss_without_a_gradient(digits):
     assert history.settings["loss"] == "errors"
     assert history.cycles[-1].loss == pytest.approx(1 - history.cycles[-1].train_accuracy)
     assert history.cycles[-1].train_accuracy > start
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_that_meets_a_kernel_is_an_interrupt(times):
+    """Numba makes a SystemError of it, and another one of that."""
+
+    @single_threaded
+    def kernel():
+        error = KeyboardInterrupt()
+        for _ in range(times):
+            cause, error = error, SystemError("returned a result with an exception set")
+            error.__cause__ = cause
+        raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        kernel()
+
+
+def test_another_system_error_stays_one():
+    @single_threaded
+    def kernel():
+        raise SystemError("another one") from ValueError()
+
+    with pytest.raises(SystemError, match="another one"):
+        kernel()
