@@ -67,14 +67,14 @@ class Lesson:
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(f"{lab}/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?token={TOKEN}")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-        expect(self.page.locator(".jp-NotebookPanel-toolbar")).to_contain_text("Python 3", timeout=60_000)
+        expect(self.page.get_by_text("| Idle")).to_be_visible(timeout=60_000)  # else nothing is run
 
     def run_all(self):
         """Run every cell, and wait until none is waiting."""
         self.page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
         self.page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
         waiting = self.page.locator(".jp-InputPrompt", has_text="[*]")
-        waiting.first.wait_for()
+        waiting.first.wait_for(timeout=60_000)
         expect(waiting).to_have_count(0, timeout=180_000)
 
     def is_without_errors(self):
