@@ -224,8 +224,6 @@ def _prepare(
         raise ValueError(f"evaluator is {evaluator!r}: expected 'auto' for SGD, which has none")
     if isinstance(method, SGD) and checkpoint is not None:
         raise ValueError(f"checkpoint is {str(checkpoint)!r}: expected None for SGD, whose runs are short")
-    if ranks.count > 1:
-        _refuse_unshareable(method, data, loss, ranks)
     if resume and checkpoint is None:
         raise ValueError("resume is True without a checkpoint: name the folder that it is in")
     largest: float = method.batch_size
@@ -236,6 +234,8 @@ def _prepare(
     if largest > len(data.x_train):
         raise ValueError(f"batch_size is {largest}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
+    if ranks.count > 1:
+        _refuse_unshareable(method, data, loss, ranks)
     if isinstance(model, nn.Module):
         model.to(data.x_train.device)
     network = Network(model, data.x_train[: min(2, method.batch_size)])

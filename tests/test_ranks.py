@@ -60,6 +60,8 @@ SHARED = [
     for kind in ("sequential", "branching")
     for evaluator in ("plain", "cached", "incremental")
 ]
+ABOVE = [("sequential", torch.float64, rso.RSO(1, 31, level=level), "auto") for level in ("layer", "network")]
+GROWING = ("sequential", torch.float64, rso.RSO(2, 9, batch_growth=2.0), "auto")
 COMPILED = ("compiled", torch.float64, rso.RSO(1, 240, batch_every="neuron", layer_order="input_first"), "incremental")
 
 
@@ -98,7 +100,7 @@ def test_searched_apart_any_number_of_ranks_ends_in_the_same_weights(tmp_path):
 
 
 def test_a_shared_mini_batch_ends_in_the_same_weights(tmp_path):
-    cases = [*SHARED, COMPILED]
+    cases = [*SHARED, *ABOVE, GROWING, COMPILED]
     for case, by_rank in zip(cases, ends(tmp_path, 2, cases), strict=True):
         alone, kept, _ = train(*case, ALONE)
         for weights, theirs, _ in by_rank:
@@ -112,6 +114,7 @@ def test_a_shared_mini_batch_ends_in_the_same_weights(tmp_path):
     [
         (rso.SGD(1, 10, 0.1, warm_up=0), None, "SGD runs in one process"),
         (rso.RSO(1, 1), None, "batch_size is 1: expected at least 2, an image for each rank"),
+        (rso.RSO(2, 2, batch_growth=0.5), None, "batch_size is 1: expected at least 2, an image for each rank"),
         (rso.RSO(1, 10), lambda outputs, targets: outputs.sum(), "has to be the mean over its images"),
     ],
 )
@@ -129,6 +132,8 @@ def disagree(rank, folder):
     assert ranks.first(rank) == 0
     with pytest.raises(RanksError, match="the ranks disagree about this"):
         ranks.refuse_to_disagree([torch.tensor([1.0, 1.0 + rank * 1e-7])], "this")
+    with pytest.raises(RanksError, match="the ranks disagree about seeds"):
+        ranks.refuse_to_disagree([], "seeds", rank)
     dist.destroy_process_group()
 
 
