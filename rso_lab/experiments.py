@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rso_lab.data import Data, load
 from rso_lab.history import History, Record, machine, records_of, replacing, save_weights, versions
-from rso_lab.models import build
+from rso_lab.models import build, paper_cnn
 from rso_lab.rso import RSO
 from rso_lab.sgd import SGD
 from rso_lab.train import histories
@@ -460,6 +460,13 @@ def perform(name: str, size: str, seeds: int, folder: Path) -> Iterator[str]:
             shutil.rmtree(checkpoint, ignore_errors=True)
             assert run is not None
             yield f"{label}, seed {seed}: {_told(run)}"
+
+
+def trained() -> nn.Module:
+    """The paper's network with the weights of the recorded mnist run, in eval mode; reads MNIST as `load` gives it."""
+    model = paper_cnn()
+    model.load_state_dict(torch.load(RESULTS / "mnist_evening.pt", weights_only=True))
+    return model.eval()
 
 
 def _find(name: str, size: str) -> tuple[Experiment, Size]:

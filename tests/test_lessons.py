@@ -1,5 +1,7 @@
 """Checks of answers: solutions pass, stubs and each named mistake do not."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,7 +122,7 @@ def test_a_run_stands_beside_the_paper(digits):
 @pytest.mark.parametrize("content", ["", "[1]", "{", '"02"', "null"])
 def test_a_ledger_that_is_not_ours_is_begun_anew(content, digits, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lessons.LEDGER.write_text(content)
+    Path("ledger.json").write_text(content)
     history = rso.fit(rso.models.build("one_conv", digits), digits, rso.RSO(1, 20), seed=0)
     lessons.ledger("02", history)
     assert len(capsys.readouterr().out.splitlines()) == 2
@@ -410,7 +412,7 @@ def test_another_name_is_refused():
 def test_runs_are_compared_seed_by_seed(capsys):
     lessons.paired("order", "neuron first, output layer first", "input first, output layer first")
     said = capsys.readouterr().out
-    runs = lessons.experiments.read(lessons.experiments.RESULTS / "order_class.json")["runs"]
+    runs = rso.experiments.read(rso.experiments.RESULTS / "order_class.json")["runs"]
     last = {(run["method"], run["seed"]): run["cycles"][-1]["test_accuracy"] for run in runs}
     for seed in range(3):
         lead = last["neuron first, output layer first", seed] - last["input first, output layer first", seed]

@@ -1,9 +1,11 @@
 """Recorded results say where they come from, and the README's figures are theirs."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import rso_lab as rso
 from rso_lab.experiments import report
@@ -72,3 +74,15 @@ def test_the_tables_of_the_docs_are_the_recorded_ones():
     for row in json.loads((ROOT / "results" / "learners.json").read_text("utf-8"))["learners"]:
         figures = f"{row['seconds']:.0f} s | {row['slowest_cell']:.0f} s | {row['megabytes']:.0f} MB"
         assert f"| {row['learners']} | {figures} |" in text
+
+
+@torch.no_grad()
+def test_the_shipped_network_reads_as_well_as_its_run_did():
+    folder = Path(os.environ.get("RSO_LAB_DATA", ""))
+    if not (folder / "mnist.npz").exists():
+        pytest.skip("RSO_LAB_DATA names no folder with the real mnist.npz")
+    mnist = rso.load("mnist", root=folder)
+    (run,) = json.loads((ROOT / "results" / "mnist_evening.json").read_text("utf-8"))["runs"]
+    model = rso.experiments.trained()
+    right = (model(mnist.x_test).argmax(dim=1) == mnist.y_test).double().mean().item()
+    assert right == pytest.approx(run["cycles"][-1]["test_accuracy"], abs=3e-4)  # three images: rounding

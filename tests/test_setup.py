@@ -56,4 +56,5 @@ def test_the_tree_in_contributing_is_the_tree():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     modules = set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
     there = {path.stem for path in (ROOT / "rso_lab").glob("*.py")} - {"__init__"}
+    there |= {path.parent.name for path in (ROOT / "rso_lab").glob("*/__init__.py")}
     assert modules == there

@@ -1,0 +1,44 @@
+"""What checks of a learner's answers share."""
+
+import contextlib
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import torch
+
+
+def ask(name: str, answer: Callable, *question: Any, wanted: str) -> Any:
+    """What a learner's function returns; None, with a word to the learner, where it stops or returns nothing."""
+    try:
+        given = answer(*question)
+    except Exception as error:
+        print(f"Not yet: your {name} stopped with {type(error).__name__}: {error}.")
+        return None
+    if given is None or given is ...:
+        print(f"Not done yet: {name} returns nothing. It should return {wanted}.")
+        return None
+    return given
+
+
+def number_of(given: Any) -> float | None:
+    """A learner's answer as a number; None, with a word to the learner, where it is none."""
+    if callable(given):
+        print("Not yet: that is a function and not its value. Are brackets missing, as in x.std()?")
+    elif isinstance(given, torch.Tensor) and given.numel() != 1:
+        print(f"Not yet: your answer is {given.numel()} numbers, and one is wanted. Add them up, or take their spread?")
+    elif not isinstance(given, Real | torch.Tensor):
+        print(f"Not yet: a number is wanted, your answer was {given!r}.")
+    else:
+        return float(given)
+    return None
+
+
+def advise(answers: list, questions: list, mistakes: list) -> None:
+    """Print what to tell a learner whose answers are those of one of the mistakes."""
+    for mistake, advice in mistakes:
+        wrong = [torch.as_tensor(mistake(question)) for question in questions]
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            if all(torch.allclose(torch.as_tensor(a), w) for a, w in zip(answers, wrong, strict=True)):
+                print(advice)
+                return

@@ -1,0 +1,48 @@
+"""Recorded experiments, to choose from."""
+
+from collections.abc import Sequence
+
+import ipywidgets as ipw
+import numpy as np
+from matplotlib.figure import Figure
+
+from rso_lab import plots
+from rso_lab.experiments import EXPERIMENTS, RESULTS, curves, results
+from rso_lab.notebook import Pictured, image, poster
+
+
+class Recorded(Pictured):
+    """Recorded experiments of the paper's claims: choose one, and see its curves. No run is made.
+
+    name: of the experiment that is shown first; `ways`: the labels of those of its ways that are.
+    """
+
+    def __init__(self, name: str | None = None, against: str = "cycle", ways: Sequence[str] = ()):
+        found = {f"{name} ({size})": (name, result) for name, size, result in results(RESULTS)}
+        first = next(label for label in found if name is None or label.startswith(f"{name} "))
+        self.found = found
+        self.ways = {first: ways} if ways else {}
+        self.figure = Figure(figsize=(7, 3.4), layout="constrained")
+        self.axes = self.figure.subplots()
+        self.choice = ipw.Dropdown(options=list(found), value=first, description="experiment")
+        self.against = ipw.Dropdown(options=list(plots.AXES), value=against, description="against")
+        self.image = ipw.HTML()
+        self.post = poster()
+        for control in (self.choice, self.against):
+            control.observe(lambda change: self.post(self.draw), names="value")
+        self.draw()
+        super().__init__([ipw.HBox([self.choice, self.against], layout=ipw.Layout(flex_flow="row wrap")), self.image])
+
+    def draw(self) -> None:
+        """Show the experiment that is chosen."""
+        name, result = self.found[self.choice.value]
+        runs = curves(result)
+        runs = {label: runs[label] for label in self.ways.get(self.choice.value, runs)}
+        last = {label: histories[0].cycles[-1].test_accuracy or 0.0 for label, histories in runs.items()}
+        self.axes.clear()
+        plots.comparison(runs, self.axes, self.against.value, EXPERIMENTS[name].reference)
+        # From the tenth below the worst on: what differs at the end is small.
+        self.axes.set(ylim=(max(0.0, np.floor(10 * min(last.values()) - 1) / 10), 1))
+        self.axes.set_title(f"{self.choice.value}: {result['command']}", fontsize="small")
+        told = ", ".join(f"{label} {share:.1%}" for label, share in last.items())
+        self.image.value = image(self.figure, f"Recorded accuracy at the end, first seed: {told}.")
