@@ -22,11 +22,11 @@ class Finding(NamedTuple):
 
 
 def examine() -> list[Finding]:
-    """Look at Python, the packages, the widgets' extension, the device, the data sets and the data folder."""
+    """Look at Python, the packages, the widgets' extension, the device, the kernels, the data sets and their folder."""
     findings = [*_python(), *_packages()]
     if any(finding.kind == "fault" for finding in findings):
         return findings  # the rest needs the packages
-    return [*findings, *_extension(), *_device(), *_data_sets(), *_data_folder()]
+    return [*findings, *_extension(), *_device(), *_kernels(), *_data_sets(), *_data_folder()]
 
 
 def report() -> int:
@@ -119,6 +119,24 @@ def _device() -> Iterator[Finding]:
         yield Finding("ok", f"CUDA: {torch.cuda.get_device_name()}; {threads}")
     else:
         yield Finding("note", f"no CUDA device: the lessons run on the {threads}")
+
+
+def _kernels() -> Iterator[Finding]:
+    """The fast evaluator's loops: compiled here the first time, for some ten seconds, and not behind a click."""
+    from rso_lab.data import load
+    from rso_lab.models import build
+    from rso_lab.rso import RSO
+    from rso_lab.train import steps
+
+    data = load("digits")
+    try:
+        # A change of the first layer passes through all that there is.
+        next(steps(build("paper_cnn", data), data, RSO(1, 100, layer_order="input_first"), seed=0))
+    except Exception as error:
+        text = f"the fast evaluator's loops cannot be compiled ({type(error).__name__}: {error})"
+        yield Finding("fault", text, f"{INSTALL} --force-reinstall numba")
+    else:
+        yield Finding("ok", "the fast evaluator's loops are compiled")
 
 
 def _data_sets() -> Iterator[Finding]:

@@ -190,18 +190,20 @@ class Live(Pictured):
         return self.figure
 
     def pump(self, seconds: float) -> bool:
-        """Work for so long, at least one step, and draw when it is time; returns whether there is more to do."""
+        """Work for so long, at least one step, or draw when it is time; returns whether there is more to do."""
         if self.state != "running":
             return False
         assert self.working is not None
         until = time.perf_counter() + seconds
         try:
+            if time.perf_counter() > self.drawn + self.drawing / DRAWING:
+                self.show()
+                return True
             for _ in self.working:
                 if self.interrupted or time.perf_counter() >= until:
                     break
             else:
                 self._end("done")
-            if self.state == "done" or time.perf_counter() > self.drawn + self.drawing / DRAWING:
                 self.show()
         except BaseException as error:
             self._end("stopped")
