@@ -110,7 +110,7 @@ def lesson_of(name):
 
 
 @lesson_of("00_start_here")
-def test_a_slider_is_dragged_and_a_button_pressed(lesson):
+def test_a_slider_and_a_button_by_mouse_and_by_keyboard(lesson):
     lesson.run_all()
     microscope = lesson.part("Play")
     picture = microscope.locator("img")
@@ -125,6 +125,18 @@ def test_a_slider_is_dragged_and_a_button_pressed(lesson):
     microscope.get_by_role("button", name="Keep the best").click()
     expect(microscope.locator(".widget-label", has_text=re.compile("The loss fell|Kept"))).to_be_visible()
     lesson.look(microscope)
+
+    before = picture.get_attribute("alt")
+    handle.focus()
+    for _ in range(8):  # back to a step that helps
+        lesson.page.keyboard.press("ArrowLeft")
+    expect(picture).not_to_have_attribute("alt", before)
+    before = picture.get_attribute("alt")
+    lesson.page.keyboard.press("Tab")  # from the handle over its number
+    lesson.page.keyboard.press("Tab")
+    expect(microscope.get_by_role("button", name="Keep the best")).to_be_focused()
+    lesson.page.keyboard.press("Enter")
+    expect(picture).not_to_have_attribute("alt", before)
     assert lesson.is_without_errors()
 
 
