@@ -58,12 +58,12 @@ def for_readers(lesson: Lesson) -> str:
 def for_teachers(lesson: Lesson) -> str:
     """A line of the teacher's guide's table."""
     shown = f"[{lesson.number} · {lesson.name}](../{lesson.path})"
-    return f"{shown} | {lesson.minutes} | {lesson.builds_on} | {lesson.skipped} | [notes](#lesson-{lesson.number})"
+    return f"{shown} | {lesson.minutes} | {lesson.builds_on} | {lesson.skipped}"
 
 
 TABLES = {
     "README.md": ("lesson | minutes | the one thing to go home with", for_readers),
-    "docs/teachers.md": ("lesson | minutes | builds on | in a hurry, skip | for the teacher", for_teachers),
+    "docs/teachers.md": ("lesson | minutes | builds on | in a hurry, skip", for_teachers),
 }
 
 
