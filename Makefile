@@ -28,7 +28,8 @@ demo: $(VENV)/kit
 	$(PY) -m rso_lab demo
 
 book: $(VENV)/dev
-	$(PY) -m sphinx -W --keep-going -q -c docs . book
+	rm -rf book
+	$(PY) -m sphinx -W --keep-going -q -E -d $(VENV)/doctrees -c docs . book
 	@echo "book/index.html is the first page; the folder works from a USB stick, too"
 
 test: $(VENV)/dev lint

@@ -43,7 +43,7 @@ def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def dress(app: Sphinx, doctree: nodes.document) -> None:
     """A lesson's page: its pictures in words, its solutions folded, and the notebook to play with."""
-    path = app.env.doc2path(app.env.docname)
+    path = Path(app.env.doc2path(app.env.docname))
     if path.suffix != ".ipynb":
         return
     notebook = nbformat.read(path, as_version=4)

@@ -32,7 +32,7 @@ class Lesson(NamedTuple):
         text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         number, name = re.search(r"^# (\d\d) · (.+?)(?::|$)", text, re.MULTILINE).groups()
         minutes, builds_on = re.search(r"^\*\*(\d+) minutes\b[^*]*· (builds on [^*.]+)", text, re.MULTILINE).groups()
-        skipped = re.search(r"(?:[Ss]kip|more\s+for) (sections? \d(?:(?:, | and )\d)*)", text)
+        skipped = re.search(r"Short\s+of\s+time\?\s+Skip\s+([^.]+)\.|more\s+for\s+(section\s+\d)", text)
         message = re.search(r"^## \d+ · What you take home.*?\*\*(.+?)[.:,]?\*\*", text, re.MULTILINE | re.DOTALL)
         return cls(
             number,
@@ -40,7 +40,7 @@ class Lesson(NamedTuple):
             name,
             int(minutes),
             builds_on.removeprefix("builds on "),
-            skipped[1] if skipped else "",
+            " ".join((skipped[1] or skipped[2]).split()) if skipped else "",
             " ".join(message[1].split()),
         )
 
