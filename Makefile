@@ -1,7 +1,8 @@
 # Each target sets up what it needs: python3 and make are enough to begin with.
 #   make lab     the lessons, in JupyterLab          make test       every check and test
 #   make demo    training in the terminal            make notebooks  build the lessons from their sources
-#   make bench   how fast a cycle is                 make test-browser  lessons in a real browser, chromium
+#   make book    the lessons as web pages            make test-browser  lessons in a real browser, chromium
+#   make bench   how fast a cycle is
 # Options for JupyterLab: make lab ARGS="--no-browser --port 9000". Another Python: make lab PYTHON=python3.12.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ QUIET_LAB = $(PY) -m jupyter labextension disable --level sys_prefix "@jupyterla
 
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: lab demo test test-browser lint bench notebooks clean
+.PHONY: lab demo book test test-browser lint bench notebooks clean
 
 lab: $(VENV)/kit
 	-$(PY) -m rso_lab doctor
@@ -25,6 +26,11 @@ lab: $(VENV)/kit
 
 demo: $(VENV)/kit
 	$(PY) -m rso_lab demo
+
+book: $(VENV)/dev
+	rm -rf book
+	$(PY) -m sphinx -W --keep-going -q -E -d $(VENV)/doctrees -c docs . book
+	@echo "book/index.html is the first page; the folder works from a USB stick, too"
 
 test: $(VENV)/dev lint
 	$(PY) -m pytest -n auto --maxprocesses 4 tests $(ARGS)
@@ -43,6 +49,7 @@ lint: $(VENV)/dev
 
 notebooks: $(VENV)/dev
 	$(PY) notebooks/build.py
+	$(PY) docs/lists.py
 
 clean:
 	rm -rf $(VENV)

@@ -10,18 +10,30 @@ from packaging.requirements import Requirement
 tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
 
 ROOT = Path(__file__).parent.parent
+DOCS = ("glossary", "teachers", "classroom", "ranks")
+PAGES = ["README.md", "CONTRIBUTING.md", "data/README.md", *(f"docs/{name}.md" for name in DOCS)]
 CONDA_NAMES = {"torch": "pytorch"}
 
 
-def test_environment_yml_has_the_ranges_of_pyproject_toml():
+def requirements():
+    """What a developer installs: dev has the book's, and that has to be said in pip's way."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    lines = [f"python{project['requires-python']}", *project["dependencies"], *project["optional-dependencies"]["dev"]]
+    book, *dev = project["optional-dependencies"]["dev"]
+    assert book == "rso-lab[book]"
+    return project, [*project["dependencies"], *dev, *project["optional-dependencies"]["book"]]
+
+
+def test_environment_yml_has_the_ranges_of_pyproject_toml():
+    project, lines = requirements()
+    lines = [f"python{project['requires-python']}", *lines]
     wanted = {}
     for requirement in map(Requirement, lines):
         wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    *packages, by_pip = environment["dependencies"]
+    assert by_pip == {"pip": ["-e ."]}  # the kit itself: Binder runs nothing else
     found = {}
-    for line in environment["dependencies"]:
+    for line in packages:
         requirement = Requirement(line)
         found[requirement.name] = requirement.specifier
     assert not found.pop("pip")
@@ -30,8 +42,7 @@ def test_environment_yml_has_the_ranges_of_pyproject_toml():
 
 
 def test_ranges_are_ranges():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    for requirement in map(Requirement, project["dependencies"] + project["optional-dependencies"]["dev"]):
+    for requirement in map(Requirement, requirements()[1]):
         operators = {specifier.operator for specifier in requirement.specifier}
         assert ">=" in operators
         assert not operators & {"==", "===", "~="}, requirement
@@ -41,10 +52,10 @@ def test_the_commands_of_the_readme_exist():
     text = (ROOT / "README.md").read_text("utf-8") + (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^    |`)make ([a-z-]+)\b", text, re.MULTILINE))
-    assert {"lab", "test", "demo"} <= named <= targets
+    assert {"lab", "test", "demo", "book"} <= named <= targets
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text("utf-8")):

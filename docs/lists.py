@@ -1,0 +1,96 @@
+"""Write what README and docs say about each lesson, from the notebooks that are there.
+
+    python docs/lists.py
+
+Tables stand between `<!-- lessons -->` and `<!-- end of lessons -->`. In the glossary, a lesson's number links to it.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+
+ROOT = Path(__file__).parent.parent
+
+
+class Lesson(NamedTuple):
+    """What a lesson says about itself."""
+
+    number: str
+    path: str  # of its complete version, from the root
+    name: str
+    minutes: int
+    builds_on: str
+    skipped: str  # where time is short
+    message: str  # the one thing to go home with
+
+    @classmethod
+    def read(cls, path: Path) -> "Lesson":
+        """From a notebook; raises AttributeError where it does not say one of them."""
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        number, name = re.search(r"^# (\d\d) · (.+?)(?::|$)", text, re.MULTILINE).groups()
+        minutes, builds_on = re.search(r"^\*\*(\d+) minutes\b[^*]*· (builds on [^*.]+)", text, re.MULTILINE).groups()
+        skipped = re.search(r"Short\s+of\s+time\?\s+Skip\s+([^.]+)\.|more\s+for\s+(section\s+\d)", text)
+        message = re.search(r"^## \d+ · What you take home.*?\*\*(.+?)[.:,]?\*\*", text, re.MULTILINE | re.DOTALL)
+        return cls(
+            number,
+            path.relative_to(ROOT).as_posix(),
+            name,
+            int(minutes),
+            builds_on.removeprefix("builds on "),
+            " ".join((skipped[1] or skipped[2]).split()) if skipped else "",
+            " ".join(message[1].split()),
+        )
+
+
+def lessons() -> list[Lesson]:
+    """All of them, in order."""
+    return [Lesson.read(path) for path in sorted((ROOT / "notebooks" / "complete").glob("*.ipynb"))]
+
+
+def for_readers(lesson: Lesson) -> str:
+    """A line of README's table."""
+    return f"[{lesson.number} · {lesson.name}]({lesson.path}) | {lesson.minutes} | {lesson.message}"
+
+
+def for_teachers(lesson: Lesson) -> str:
+    """A line of the teacher's guide's table."""
+    shown = f"[{lesson.number} · {lesson.name}](../{lesson.path})"
+    return f"{shown} | {lesson.minutes} | {lesson.builds_on} | {lesson.skipped}"
+
+
+TABLES = {
+    "README.md": ("lesson | minutes | the one thing to go home with", for_readers),
+    "docs/teachers.md": ("lesson | minutes | builds on | in a hurry, skip", for_teachers),
+}
+
+
+def updated(page: str, text: str) -> str:
+    """The text of a page, with its table or its links made anew."""
+    there = lessons()
+    if page in TABLES:
+        heading, line = TABLES[page]
+        rows = [heading, re.sub(r"[^|]+", " --- ", heading).strip(), *map(line, there)]
+        table = "\n".join(f"| {row} |" for row in rows)
+        found = re.compile(r"(<!-- lessons -->\n).*?(<!-- end of lessons -->)", re.DOTALL)
+        return found.sub(lambda around: f"{around[1]}\n{table}\n\n{around[2]}", text)
+    paths = {lesson.number: lesson.path for lesson in there}
+
+    def link(found: re.Match) -> str:
+        number = found[1] or found[2]
+        return f"([{number}](../{paths[number]}))" if number in paths else f"({number})"
+
+    return re.sub(r"\((?:\[(\d\d)\]\([^)]*\)|(\d\d))\)", link, text)
+
+
+def main() -> None:
+    """Update all pages."""
+    for page in (*TABLES, "docs/glossary.md"):
+        path = ROOT / page
+        path.write_text(updated(page, path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
