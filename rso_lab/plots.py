@@ -297,7 +297,7 @@ def layer_costs(costs: Mapping[str, Mapping[str, float]], layers: Sequence[str],
     ax.set(xlim=(-0.5, len(layers) - 0.5), ylabel="multiply-adds")
     ax.set_xticks(range(len(layers)), list(layers))
     ax.grid(alpha=0.3, axis="y")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper right", ncols=len(costs))
     return ax
 
 

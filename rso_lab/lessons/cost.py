@@ -119,7 +119,7 @@ def check_multiply_adds(answer: MultiplyAdds) -> bool:
             f"Not yet. {outputs} outputs, {inputs} inputs, kernel {kernel}, {height} x {width} pixels: "
             f"{right:,} multiply-adds, your answer was {number:,.0f}."
         )
-        advise([number], [_QUESTION], _COUNT_MISTAKES)
+        advise([number], [tuple(map(float, _QUESTION))], _COUNT_MISTAKES)
         return False
     print("Right: the weights of the layer, times the places that they are used at.")
     return True
@@ -162,7 +162,6 @@ def _replaced(z: Tensor, padded: Tensor, index: tuple[int, int, int, int], delta
 
 
 _UPDATE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
-    (lambda q: q[0], "That is z as it was. What is added to which channel?"),
     (
         lambda q: moved(q[0], q[1], (*q[2][:2], 1, 1), q[3]),
         "You always take the middle of the input. Kernel place (a, b) looks at it from row a and column b on.",
@@ -177,7 +176,7 @@ _UPDATE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
     (lambda q: moved(q[0], q[1], q[2], -q[3]), "The sign: w + delta adds."),
     (lambda q: _replaced(*q), "The change is added to what the channel held before: += in place of =."),
     (
-        lambda q: q[0] + (moved(q[0], *q[1:]) - q[0])[:, [q[2][0]]],
+        lambda q: q[0] + moved(q[0] * 0, *q[1:])[:, [q[2][0]]],
         "You change all output channels. One weight touches one channel: new[:, i].",
     ),
     (lambda q: moved(q[0], *q[1:])[:, q[2][0]], "Return all channels, not only the one that has changed."),
@@ -209,6 +208,9 @@ def check_update(answer: Update) -> bool:
             print("as it was. Begin with new = z.clone(), and change that.")
             return False
         answers.append((given, right))
+    if all(torch.equal(given, z) for given, _ in answers):
+        print("Not done yet: update returns z as it was. What is added, and to which channel?")
+        return False
     for (given, right), (_, _, index, delta) in zip(answers, questions, strict=True):
         if given.shape != right.shape or not torch.allclose(given, right, atol=1e-5):
             print(f"Not yet. With index {index} and delta {delta} the convolution puts out something else.")
@@ -284,12 +286,13 @@ def recorded_costs() -> None:
     """Print the recorded experiment `caching`: means over its seeds."""
     result = experiments.read(experiments.RESULTS / "caching_class.json")
     images = next(iter(result["settings"]["ways"].values()))["batch_size"]
-    print(f"recorded: {result['settings']['data']}, a whole cycle, {images} images, {len(result['seeds'])} seeds")
+    print(f"recorded on {result['settings']['data']}, batches of {images}, mean of {len(result['seeds'])} seeds")
+    print(f"{'a cycle':26} {'multiply-adds':>15} {'':12} {'seconds':>9}")
     for way, histories in experiments.curves(result).items():
         last = [history.cycles[-1] for history in histories]
         seconds = [record.seconds for record in last]
         print(
-            f"{way:26} {statistics.mean(record.multiply_adds for record in last) / 1e9:12,.0f}e9 {'':11} "
+            f"{way:26} {statistics.mean(record.multiply_adds for record in last) / 1e9:12,.0f}e9 {'':12} "
             f"{statistics.mean(seconds):9.1f}  from {min(seconds):.1f} to {max(seconds):.1f}"
         )
 

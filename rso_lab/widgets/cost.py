@@ -38,13 +38,12 @@ class Ripple(Pictured):
             options=list(self.layers), value="conv4", description="layer", continuous_update=False, layout=wide
         )
         self.channel = ipw.IntSlider(value=5, max=15, description="channel", continuous_update=False, layout=wide)
-        self.said = ipw.Label()
         self.image = ipw.HTML()
         self.post = poster()
         self.layer.observe(lambda change: self.post(self.choose), names="value")
         self.channel.observe(lambda change: self.post(self.draw), names="value")
         self.draw()
-        controls = ipw.HBox([self.layer, self.channel, self.said], layout=ipw.Layout(flex_flow="row wrap"))
+        controls = ipw.HBox([self.layer, self.channel], layout=ipw.Layout(flex_flow="row wrap"))
         super().__init__([controls, self.image])
 
     def choose(self) -> None:
@@ -75,20 +74,21 @@ class Ripple(Pictured):
         self.costs = {
             evaluator: candidate_costs(self.network, layer, evaluator, self.examples) for evaluator in EVALUATORS
         }
+        plain, cached, incremental = (sum(costs.values()) for costs in self.costs.values())
+        told = f"multiply-adds: plain {plain:,}, cached {cached:,}, incremental {incremental:,}"
         for ax in self.axes:
             ax.clear()
         plots.ripple(self.changes, self.axes[0])
         self.axes[0].set_title(f"Changed by a weight of {layer.name}, channel {self.channel.value}", fontsize="medium")
         plots.layer_costs(self.costs, list(self.layers), self.axes[1])
         most = max(self.costs["plain"].values())
-        self.axes[1].set(yscale="log", ylim=(0.5, 10 * most), ylabel="multiply-adds\n(log scale)", xticklabels=[])
-        plain, cached, incremental = (sum(costs.values()) for costs in self.costs.values())
-        self.said.value = f"multiply-adds: plain {plain:,}, cached {cached:,}, incremental {incremental:,}"
+        self.axes[1].set(yscale="log", ylim=(0.5, 30 * most), ylabel="multiply-adds\n(log scale)", xticklabels=[])
+        self.axes[1].set_title(told, fontsize="medium")
         lit = [
             f"{name} {sum(bool(channel.any()) for channel in change)} of {len(change)}"
             for name, change in self.changes.items()
         ]
-        self.image.value = image(self.figure, f"Channels that change: {', '.join(lit)}. {self.said.value}.")
+        self.image.value = image(self.figure, f"Channels that change: {', '.join(lit)}; {told}.")
 
 
 class Cost(Pictured):
@@ -117,13 +117,12 @@ class Cost(Pictured):
         )
         self.held = ipw.Dropdown(options=["weight", "neuron", "layer"], description="held for a")
         self.held.layout.width = "190px"
-        self.said = ipw.Label()
         self.image = ipw.HTML()
         self.post = poster()
         for control in (self.width, self.depth, self.images, self.held):
             control.observe(lambda change: self.post(self.draw), names="value")
         self.draw()
-        controls = [self.width, self.depth, self.images, self.held, self.said]
+        controls = [self.width, self.depth, self.images, self.held]
         super().__init__([ipw.HBox(controls, layout=ipw.Layout(flex_flow="row wrap")), self.image])
 
     def draw(self) -> None:
@@ -136,5 +135,5 @@ class Cost(Pictured):
         self.axes.set(ylabel="multiply-adds of a cycle", xlabel="searched layer")
         plain, cached, incremental = (sum(costs.values()) for costs in self.costs.values())
         fewer = f"cached {plain / cached:.1f} times fewer, incremental {plain / incremental:.1f} times fewer"
-        self.said.value = f"plain {plain:.2g}; {fewer}"
-        self.image.value = image(self.figure, f"Multiply-adds of a cycle: {self.said.value}.")
+        self.axes.set_title(f"a cycle: plain {plain:.1e} multiply-adds, {fewer}", fontsize="medium")
+        self.image.value = image(self.figure, self.axes.get_title())
