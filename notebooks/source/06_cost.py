@@ -34,13 +34,13 @@ rso.lessons.begin()
 # %% [markdown]
 # ## 1 · Play: a network lights up (5 minutes)
 #
-# This is the paper's network: six convolutions, each of 16 output channels, and a linear layer, `fc`. A **channel** is what one
-# filter makes of the picture: a small picture itself. Each square above is a channel of one digit. One weight has been changed.
-# Grey squares are *exactly* what they were, the coloured ones are not: the darker, the more.
+# This is the paper's network: six convolutions, each of 16 output channels, and a linear layer, `fc`, with one output for each
+# digit. A **channel** is what one filter makes of a picture: a small picture itself. Each framed square is a channel, all are of
+# the same digit. One weight has been changed. What is grey is *exactly* as it was, what is coloured is not: the darker, the more.
 #
-# Below, for each layer, the **multiply-adds** that it takes to know the new loss: products, each added to a sum. There are three
-# ways. *Plain* computes everything anew. *Cached* begins at the changed layer. *Incremental* computes only what the
-# weight can change.
+# The bars below are the **multiply-adds** that each layer takes until the new loss is known: products, each added to a sum. There
+# are three ways. *Plain* computes everything anew. *Cached* begins at the changed layer. *Incremental* computes only what
+# the weight can change.
 #
 # 1. Move the layer slider. What stays grey?
 # 2. In the layer of the weight: how many channels have changed? And in the next one?
@@ -53,11 +53,11 @@ rso.widgets.Ripple(rso.load("digits"))
 # **One weight touches one channel.** What lies before it cannot know of it. In its own layer a weight belongs to one filter,
 # and so to one output channel. The next layer mixes all channels, and from there on everything is new.
 #
-# Look at the scale below: each line is *ten times* the one under it. The blue bars are nearly nothing where the channel changes, small
-# in the next layer, and as high as the others behind that.
+# Look at the scale of the bars: from one line to the next it is *a hundred times* as much. The blue bars are next to nothing in the
+# layer of the weight, small in the next one, and as high as the others behind that.
 #
-# (Sometimes a change dies on the way: look at `conv6`, channel 7. A **ReLU** sets what is negative to zero. For this digit it sets
-# all of that channel to zero, with the change or without: the answer stays.)
+# (Sometimes a change dies on the way: look at `conv6`, channel 7. The picture shows what comes before the **ReLU**, which sets to
+# zero what is negative. For this digit it does so with all of that channel, changed or not, and the answer stays.)
 
 # %% [markdown]
 # ## 2 · Exercise: count them (6 minutes)
@@ -106,14 +106,15 @@ rso.lessons.count_network(multiply_adds)
 # %% [markdown]
 # ## 3 · Remember what rests (5 minutes)
 #
-# One candidate, three million multiply-adds: three candidates for each of 11,834 weights, 5000 images for each of them. Can some of it
-# be spared?
+# Three million multiply-adds for one image: but a loss takes 5000 images, a weight three losses, and there are 11,834 weights. Can
+# some of it be spared?
 #
 # RSO searches the last layer first. While it searches `conv4`, the layers `conv1` to `conv3` rest: their turn comes later. So what
 # they put out for a training image is the same, whatever happens to `conv4`. Compute it *once* for all training images, store
 # it, and begin each candidate at `conv4`. The paper does so: an **activation cache** (§4.7).
 #
-# Every weight is tried once. Over all of them, how many times fewer multiply-adds does that take? Write down a number.
+# Take one candidate for each weight of the network. Added up over all of them, how many times fewer multiply-adds does it take
+# with the cache? Write down a number.
 
 # %%
 prediction = ...  # <- your prediction: 1 is no fewer, 2 is half, ...
@@ -187,24 +188,25 @@ rso.lessons.check(update)
 # %% [markdown]
 # ## 5 · A cycle: counted, and by the clock (9 minutes)
 #
-# Now a whole cycle, all candidates of all weights. The bars show which layer's search takes how much. Here, too, is a price that we
-# have left out: what is *kept* belongs to a mini-batch. Each new mini-batch has to be run once, for the loss at w and for what is
-# kept. Then the two candidates come cheap.
+# Now a whole cycle: all three losses of all weights. The bars say how much the search of each layer takes. In it is a price that we
+# have left out so far: the old outputs, which *incremental* adds to, belong to one mini-batch. Each new mini-batch has to be run
+# once, from the searched layer on. That gives the old outputs and the loss at w; then w - delta and w + delta come cheap.
 #
 # 1. Make the network deeper. Does the cache save more, or less?
-# 2. Set *images* to 50. What happens to the sum, and what to the ratios?
+# 2. Set *images*, the size of a mini-batch, to 50. What happens to the sum, and what to the ratios?
 # 3. Hold each mini-batch for a neuron (lesson 05). Which of the three ways gains by it?
 
 # %%
 rso.widgets.Cost((1, 28, 28))
 
 # %% [markdown]
-# Each layer's search costs *cached* as much as lies behind that layer, so a deeper network gains more by it. Held images help *incremental*
-# alone: it is the only one that keeps something for the next weight.
+# *Cached* saves what lies before the searched layer: the deeper the network, the more that is. *Incremental* saves most of that
+# layer and of the next one, too. More images cost more, in proportion, with any of the three. And held images help *incremental* alone: only there the next weight can use what has
+# been computed for the one before.
 #
-# Counting is one thing. Now the clock: the same network on digits, with 250 images. A few weights of each layer are timed, and their
-# time is multiplied by the number of weights. You know the count for *incremental, images held*: about 20 times fewer. How many
-# times faster will it be?
+# That was counted. Now the clock: the same network on digits, with 250 images. A few weights of each layer are timed, and the
+# time of one is multiplied by the number of weights. With the images held for a neuron, *incremental* takes about 20 times fewer
+# multiply-adds than *plain*. How many times faster will it be?
 #
 # (The first time on a machine, the package's loops are compiled: then the bar stands still for half a minute.)
 
@@ -225,14 +227,14 @@ print(rso.lessons.yours(prediction))
 # * the statistics of the batch norms, the ReLUs, the pooling,
 # * Python, which says for each weight what is to be done.
 #
-# None of this is saved by counting products. A recorded run, with only 50 images and a new draw for each weight, shows it even more:
+# A count of products knows none of this. Recorded runs with only 50 images, and new ones for each weight, show it even more:
 
 # %%
 rso.lessons.recorded_costs()
 
 # %% [markdown]
-# There *incremental* is no faster than *cached*, on average. (Other work ran on the machine, and the three seeds differ widely: look at
-# the ranges.) With few images what each weight costs anyway is nearly all of it.
+# There *incremental* takes half the multiply-adds of *cached*, and as long. (Other work ran on the machine, and the three seeds
+# differ widely: look at the ranges.) With few images, most of the time goes into what each weight costs anyway.
 #
 # **The ledger.** The run of lesson 00 once more, with the images held for a neuron: as many evaluations as there.
 
@@ -243,8 +245,8 @@ history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=1000, batch_every="
 rso.lessons.ledger("06", history)
 
 # %% [markdown]
-# Compare its multiply-adds with those of lesson 00. The row there was made by *incremental*, too: all the difference is that images
-# are held.
+# If you have done lesson 00, compare the multiply-adds. That run was *incremental*, too: it is what the package takes by itself. All
+# the difference comes from the images that are held.
 
 # %%
 rso.lessons.beside_the_paper(history)
@@ -280,8 +282,9 @@ for statistics, share in rso.lessons.company(rso.load("digits")).items():
 prediction = ...  # <- your prediction
 
 # %%
-counted = rso.lessons.growth((4, 8, 16, 32, 64, 128, 256), (1, 28, 28), batch_size=5000)
-(_, narrow), (_, wide) = counted["plain"][2:4]
+widths = (4, 8, 16, 32, 64, 128, 256)
+counted = rso.lessons.growth(widths, (1, 28, 28), batch_size=5000)
+narrow, wide = (cost for weights, cost in counted["plain"][2:4])
 print(f"from 16 to 32 channels: {wide / narrow:.1f} times;", rso.lessons.yours(prediction))
 
 # %% [markdown]
@@ -292,18 +295,21 @@ print(f"from 16 to 32 channels: {wide / narrow:.1f} times;", rso.lessons.yours(p
 # dashed lines say how far it gets in an hour, a day, a year.
 
 # %%
-per_second = rso.lessons.speed(rso.models.paper_cnn(), torch.randn(200, 1, 28, 28))
+images = torch.randn(200, 1, 28, 28)
+per_second = rso.lessons.speed(rso.models.paper_cnn(), images)
 rso.plots.growth(counted, per_second)
 
 # %%
 for way, points in counted.items():
     weights, cost = points[-1]
-    print(f"{way:12} {weights:,} weights: {cost / per_second / 86400 / 365:,.0f} years for one cycle")
+    years = cost / per_second / (365 * 24 * 3600)
+    print(f"{way:12} {weights:,} weights: {years:,.0f} years for one cycle")
 
 # %% [markdown]
-# This is counted and extrapolated, not measured: nobody waits so long. (And with mini-batches as the paper has them, 5000 images,
-# new for each weight.) On a logarithmic scale each line is straight: ten times the weights, a hundred times the cost. To compute less moves
-# it down, but does not tilt it: 6 times fewer multiply-adds allow a network of about 2.5 times the weights, the square root of 6.
+# This is counted and extrapolated, not measured: nobody waits so long. (With mini-batches as the paper has them: 5000 images, new
+# ones for each weight.) Both axes go up in powers of ten, and each line is straight: ten times the weights, a hundred times the
+# cost. To compute less moves a line down, but does not tilt it: 6 times fewer multiply-adds allow a network of about 2.5 times
+# the weights, the square root of 6.
 #
 # A gradient costs about as much as three forward passes, and tells the slopes of *all* weights. That is why networks of
 # millions of weights are trained with gradients. RSO is at home where they are few, or where there is no gradient.
@@ -328,8 +334,8 @@ rso.widgets.Quiz("06", 3)
 # * A cycle's cost grows with the square of the number of weights.
 #
 # **What the paper says.** Its activation cache saves a factor of 3.0 on MNIST and of 3.5 on its network for CIFAR-10 with ten
-# layers. Our count finds 3.0, too. The change of one channel is not in the paper: it brings about four times more for a
-# candidate, and that about 13 in all.
+# layers. Our count finds 3.0, too. The change of one channel is ours. With it a candidate takes 13 times fewer multiply-adds than
+# plain; over a cycle that is 6 times fewer with new images for each weight, and nearly 20 where they are held for a neuron.
 #
 # **The question for the next lesson.** Your computer has two cores or more, and all this used one. Can several weights be
 # searched at the same time?
