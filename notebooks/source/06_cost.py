@@ -201,8 +201,8 @@ rso.widgets.Cost((1, 28, 28))
 
 # %% [markdown]
 # *Cached* saves what lies before the searched layer: the deeper the network, the more that is. *Incremental* saves most of that
-# layer and of the next one, too. More images cost more, in proportion, with any of the three. And held images help *incremental* alone: only there the next weight can use what has
-# been computed for the one before.
+# layer and of the next one, too. More images cost more, in proportion, with any of the three. And held images help
+# *incremental* alone: only there the next weight can use what has been computed for the one before.
 #
 # That was counted. Now the clock: the same network on digits, with 250 images. A few weights of each layer are timed, and the
 # time of one is multiplied by the number of weights. With the images held for a neuron, *incremental* takes about 20 times fewer
@@ -214,7 +214,7 @@ rso.widgets.Cost((1, 28, 28))
 prediction = ...  # <- your prediction: 1 is as fast as plain, 20 is as the count says
 
 # %%
-found = rso.lessons.measure_cycle(rso.load("digits"), batch_size=250)
+found = rso.lessons.measure_cycle(rso.load("digits"), batch_size=250, count=6)
 rso.lessons.cost_table(found)
 print(rso.lessons.yours(prediction))
 
@@ -296,7 +296,8 @@ print(f"from 16 to 32 channels: {wide / narrow:.1f} times;", rso.lessons.yours(p
 
 # %%
 images = torch.randn(200, 1, 28, 28)
-per_second = rso.lessons.speed(rso.models.paper_cnn(), images)
+model = rso.models.paper_cnn()
+per_second = rso.lessons.speed(model, images)
 rso.plots.growth(counted, per_second)
 
 # %%

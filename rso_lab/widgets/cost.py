@@ -132,8 +132,9 @@ class Cost(Pictured):
         self.costs = cycle_costs(model, self.x, settings)
         self.axes.clear()
         plots.layer_costs(self.costs, list(self.costs["plain"]), self.axes)
-        self.axes.set(ylabel="multiply-adds of a cycle", xlabel="searched layer")
+        top = 1.25 * max(self.costs["plain"].values())  # room for the legend
+        self.axes.set(ylabel="multiply-adds of a cycle", xlabel="searched layer", ylim=(0, top))
         plain, cached, incremental = (sum(costs.values()) for costs in self.costs.values())
         fewer = f"cached {plain / cached:.1f} times fewer, incremental {plain / incremental:.1f} times fewer"
-        self.axes.set_title(f"a cycle: plain {plain:.1e} multiply-adds, {fewer}", fontsize="medium")
+        self.axes.set_title(f"in all: plain {plain:.1e}, {fewer}", fontsize="medium")
         self.image.value = image(self.figure, self.axes.get_title())
