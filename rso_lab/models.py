@@ -57,20 +57,21 @@ def build(name: str, data: Data, seed: int = 0) -> nn.Module:
 
 # torch's constructors draw from its global generator: fork_rng gives back what they took.
 @torch.random.fork_rng(devices=[])
-def paper_cnn(in_channels: int = 1, classes: int = 10, seed: int = 0) -> nn.Module:
+def paper_cnn(in_channels: int = 1, classes: int = 10, seed: int = 0, width: int = 16, depth: int = 6) -> nn.Module:
     """The paper's MNIST network (§4.1): six 3x3 convolutions of 16 channels, each with batch norm and ReLU.
 
     2x2 average pooling after the second and fourth, global average pooling after the sixth, then one linear layer:
-    12,026 parameters on MNIST. (B, in_channels, H, W) -> (B, classes).
+    12,026 parameters on MNIST. Others of its kind have another `width` (channels) or `depth` (convolutions).
+    (B, in_channels, H, W) -> (B, classes).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for i in range(1, 7):
-        layers[f"conv{i}"] = nn.Conv2d(in_channels if i == 1 else 16, 16, 3, padding=1, bias=False)
-        layers[f"bn{i}"] = nn.BatchNorm2d(16)
+    for i in range(1, depth + 1):
+        layers[f"conv{i}"] = nn.Conv2d(in_channels if i == 1 else width, width, 3, padding=1, bias=False)
+        layers[f"bn{i}"] = nn.BatchNorm2d(width)
         layers[f"relu{i}"] = nn.ReLU()
-        if i in (2, 4):
+        if i in (2, 4) and i < depth:
             layers[f"pool{i}"] = nn.AvgPool2d(2)
-    layers |= {"pool6": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(16, classes)}
+    layers |= {f"pool{depth}": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(width, classes)}
     return he_init_(nn.Sequential(layers), seed)
 
 

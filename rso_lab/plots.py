@@ -259,6 +259,63 @@ def visited(turns: NDArray, now: int, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def ripple(changes: Mapping[str, NDArray], ax: Axes | None = None) -> Axes:
+    """How far a change has changed what each layer puts out, by layer (channels, H, W): a sheet of its channels each.
+
+    Grey is exactly unchanged; the darker, the nearer to the layer's largest change.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 1.4), layout="constrained")[1]
+    shades = plt.get_cmap("YlOrRd").with_extremes(under="#dddddd", bad="white")
+    for place, change in enumerate(changes.values()):
+        columns = math.ceil(len(change) ** 0.5)
+        rows = math.ceil(len(change) / columns)
+        sheet = np.full((rows * columns, *change.shape[1:]), np.nan)
+        sheet[: len(change)] = np.abs(change) / (np.abs(change).max() or 1)
+        pixel = np.ones((1, *(max(1, 48 // size) for size in change.shape[1:])))  # for frames of the same width
+        framed = np.pad(np.kron(sheet, pixel), ((0, 0), (3, 3), (3, 3)), constant_values=np.nan)
+        whole = np.block([[framed[row * columns + column] for column in range(columns)] for row in range(rows)])
+        extent = (place - 0.42, place + 0.42, 0, 1)
+        ax.imshow(whole, cmap=shades, vmin=1e-12, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
+    ax.set(xlim=(-0.5, len(changes) - 0.5), yticks=[])
+    ax.set_xticks(range(len(changes)), list(changes))
+    for side in ("left", "right", "top", "bottom"):
+        ax.spines[side].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def layer_costs(costs: Mapping[str, Mapping[str, float]], layers: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Multiply-adds by evaluator and layer: a group of bars for each layer, one of them an evaluator's."""
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 2.4), layout="constrained")[1]
+    looks = zip(costs.items(), (GREY, ORANGE, BLUE), ("", "//", ".."), strict=False)
+    for number, ((evaluator, of_layers), colour, hatch) in enumerate(looks):
+        places = [place + 0.28 * (number - 1) for place in range(len(layers))]
+        heights = [of_layers.get(layer, 0) for layer in layers]
+        ax.bar(places, heights, 0.28, color=colour, alpha=0.75, hatch=hatch, label=evaluator, edgecolor="white")
+    ax.set(xlim=(-0.5, len(layers) - 0.5), ylabel="multiply-adds")
+    ax.set_xticks(range(len(layers)), list(layers))
+    ax.grid(alpha=0.3, axis="y")
+    ax.legend(fontsize="small", loc="upper right", ncols=len(costs))
+    return ax
+
+
+def growth(lines: Mapping[str, Sequence[tuple[float, float]]], per_second: float, ax: Axes | None = None) -> Axes:
+    """Multiply-adds of a cycle over the number of weights, by evaluator; how long that takes at so many a second."""
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 3.4), layout="constrained")[1]
+    for (label, points), (colour, style) in zip(lines.items(), itertools.cycle(_STYLES), strict=False):
+        ax.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=label)
+    for name, seconds in (("a second", 1), ("an hour", 3600), ("a day", 86400), ("a year", 365 * 86400)):
+        ax.axhline(seconds * per_second, color="black", linewidth=0.8, linestyle=(0, (6, 3)))
+        ax.text(1, seconds * per_second, f" {name}", transform=ax.get_yaxis_transform(), va="center", fontsize="small")
+    ax.set(xscale="log", yscale="log", xlabel="weights of the network", ylabel="multiply-adds of a cycle")
+    ax.grid(alpha=0.3)
+    ax.legend(loc="upper left", fontsize="small")
+    return ax
+
+
 def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: Axes | None = None) -> Axes:
     """A histogram of accuracies, with a labelled line at one of them."""
     if ax is None:

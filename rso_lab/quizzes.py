@@ -173,4 +173,32 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
     ],
+    "06": [
+        (
+            "A weight of conv3 is changed, of six convolutions. What need not be computed again?",
+            {
+                "conv1, conv2, and all channels of conv3 but one": "What comes before the change cannot know "
+                "of it, and the weight belongs to one output channel.",
+                "Only the linear layer": "It takes what comes from conv6, and that has changed.",
+                "Everything behind conv3": "That is what has changed. What lies before it stays.",
+            },
+        ),
+        (
+            "A network has twice as many channels everywhere. What happens to the cost of a cycle?",
+            {
+                "About sixteen times": "Four times the weights to search, and each candidate costs four times as much.",
+                "Twice": "The channels double on both sides of each layer: there are four times as many weights.",
+                "About four times": "So many weights there are. Each candidate costs four times as much, too.",
+            },
+        ),
+        (
+            "The count says 13 times fewer multiply-adds. The clock says less. Why?",
+            {
+                "The clock also counts what is no multiply-add": "Fetching images and activations from memory, "
+                "statistics of the batch norms, and Python itself. On a small network that is most of it.",
+                "The count is wrong": "It is exact: a test compares it with a count by hand.",
+                "The fast way decides worse": "It decides alike: it takes the same losses, by a shorter way.",
+            },
+        ),
+    ],
 }

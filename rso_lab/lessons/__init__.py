@@ -5,6 +5,18 @@ from typing import Any
 
 from rso_lab.lessons.batches import accepted_changes, check_standard_error, promises
 from rso_lab.lessons.closing import beside_the_paper, compare, ledger, yours
+from rso_lab.lessons.cost import (
+    candidate_table,
+    check_multiply_adds,
+    check_update,
+    company,
+    cost_table,
+    count_network,
+    growth,
+    measure_cycle,
+    recorded_costs,
+    speed,
+)
 from rso_lab.lessons.how_much import RandomProposals, check_cosine, gain_table
 from rso_lab.lessons.initialisation import check_he_sigma, check_normalise, random_networks
 from rso_lab.lessons.one_weight import (
@@ -26,16 +38,24 @@ __all__ = [
     "begin",
     "beside_the_paper",
     "bug_b",
+    "candidate_table",
     "check",
+    "company",
     "compare",
+    "cost_table",
+    "count_network",
     "evaluate",
     "gain_table",
+    "growth",
     "ledger",
     "loss_differences",
+    "measure_cycle",
     "paired",
     "promises",
     "random_networks",
+    "recorded_costs",
     "signs",
+    "speed",
     "symptoms",
     "train_by_hand",
     "train_with",
@@ -51,6 +71,8 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "cosine": check_cosine,
     "visits": check_visits,
     "standard_error": check_standard_error,
+    "multiply_adds": check_multiply_adds,
+    "update": check_update,
 }
 
 
