@@ -5,6 +5,22 @@ from typing import Any
 
 from rso_lab.lessons.batches import accepted_changes, check_standard_error, promises
 from rso_lab.lessons.closing import beside_the_paper, compare, ledger, yours
+from rso_lab.lessons.deeper import (
+    check_days,
+    colour_pictures,
+    equal_guesses,
+    kept_by_layer,
+    layer_signals,
+    paper_days,
+    paper_points,
+    price,
+    prices,
+    reached,
+    recorded_speed,
+    runs,
+    speed,
+    told,
+)
 from rso_lab.lessons.how_much import RandomProposals, check_cosine, gain_table
 from rso_lab.lessons.initialisation import check_he_sigma, check_normalise, random_networks
 from rso_lab.lessons.one_weight import (
@@ -27,16 +43,29 @@ __all__ = [
     "beside_the_paper",
     "bug_b",
     "check",
+    "colour_pictures",
     "compare",
+    "equal_guesses",
     "evaluate",
     "gain_table",
+    "kept_by_layer",
+    "layer_signals",
     "ledger",
     "loss_differences",
     "paired",
+    "paper_days",
+    "paper_points",
+    "price",
+    "prices",
     "promises",
     "random_networks",
+    "reached",
+    "recorded_speed",
+    "runs",
     "signs",
+    "speed",
     "symptoms",
+    "told",
     "train_by_hand",
     "train_with",
     "yours",
@@ -51,6 +80,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "cosine": check_cosine,
     "visits": check_visits,
     "standard_error": check_standard_error,
+    "days": check_days,
 }
 
 
