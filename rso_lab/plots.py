@@ -268,9 +268,11 @@ def visited(turns: NDArray, now: int, ax: Axes | None = None) -> Axes:
 TIMES = {  # in days
     "1 s": 1 / 86400,
     "1 min": 1 / 1440,
+    "10 min": 1 / 144,
     "1 h": 1 / 24,
     "1 day": 1.0,
-    "30 days": 30.0,
+    "10 days": 10.0,
+    "100 days": 100.0,
     "1000 days": 1000.0,
 }
 
@@ -306,7 +308,7 @@ def bills(
     ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
     ax.set(xscale="log", xlabel="time", ylabel="test images right", ylim=(0, 1))
     ends = ax.get_xlim()
-    ax.set_xticks(list(TIMES.values()), list(TIMES))
+    ax.set_xticks(list(TIMES.values()), list(TIMES), fontsize="x-small")
     ax.set_xticks([], minor=True)
     ax.set_xlim(*ends)
     ax.yaxis.set_major_formatter(PercentFormatter(1))

@@ -50,5 +50,6 @@ class Bill(Pictured):
         self.days = deeper.bill(self.depth.value, self.how.value, self.images.value, self.cycles.value)
         self.axes.clear()
         plots.bills(self.runs, self.points, ("your plan", self.days), self.axes)
+        self.axes.set_xlim(plots.TIMES["1 s"] / 3, 5 * plots.TIMES["1000 days"])  # the same for all plans
         self.said.value = f"Your plan: {self.depth.value} takes {deeper.told(self.days)}."
         self.image.value = image(self.figure, self.said.value)
