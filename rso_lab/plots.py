@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rso_lab.data import NAMES, Data
 from rso_lab.history import History
+from rso_lab.models import Block
 
 # Okabe & Ito's colours, which stay apart for every kind of colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
@@ -95,8 +97,10 @@ def comparison(
     return ax
 
 
-def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
+def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None, xlabel: str) -> Axes:
     """Accuracy while networks train, by name: (how far, accuracy there)."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     for (label, (places, shares)), (colour, style) in zip(lines.items(), itertools.cycle(_STYLES), strict=False):
         ax.plot(places, shares, style, color=colour, markersize=3, label=label)
     ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
@@ -107,8 +111,10 @@ def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: A
     return ax
 
 
-def kept(layers: dict[str, float], ax: Axes) -> Axes:
+def kept(layers: dict[str, float], ax: Axes | None = None) -> Axes:
     """The share of the weights that were kept, a bar for each layer, with the paper's as a line."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     ax.barh(list(layers), list(layers.values()), color=BLUE, alpha=0.7)
     if not layers:
         ax.set_yticks([])
@@ -314,6 +320,104 @@ def growth(lines: Mapping[str, Sequence[tuple[float, float]]], per_second: float
     ax.grid(alpha=0.3)
     ax.legend(loc="upper left", fontsize="small")
     return ax
+TIMES = {  # in days
+    "1 s": 1 / 86400,
+    "1 min": 1 / 1440,
+    "10 min": 1 / 144,
+    "1 h": 1 / 24,
+    "1 day": 1.0,
+    "10 days": 10.0,
+    "100 days": 100.0,
+    "1000 days": 1000.0,
+}
+
+
+def bills(
+    runs: Mapping[str, History],
+    points: Mapping[str, tuple[float, float]],
+    plan: tuple[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy against days: runs by name ("network, method"), points (days, accuracy), and the days of a plan."""
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 3.8), layout="constrained")[1]
+    looks = dict(zip(dict.fromkeys(label.partition(",")[0] for label in sorted(runs, key=len)), _STYLES, strict=False))
+    for label, history in sorted(runs.items(), key=lambda run: (len(run[0]), run[0])):
+        (colour, style), is_sgd = looks[label.partition(",")[0]], history.settings["method"] == "SGD"
+        days = [record.seconds * TIMES["1 s"] for record in history.cycles]
+        reached = np.array([record.test_accuracy for record in history.cycles])
+        ax.plot(
+            days,
+            reached,
+            style[0],
+            linestyle="--" if is_sgd else "-",
+            color=colour,
+            markersize=4,
+            markerfacecolor="white" if is_sgd else colour,
+            label=label,
+        )
+    for (label, place), marker in zip(points.items(), "P*X", strict=False):
+        ax.plot(*place, marker, color="black", markersize=8, label=label)
+    if plan is not None:
+        ax.axvline(plan[1], color="black", linestyle=":", linewidth=2, label=plan[0])
+    ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
+    ax.set(xscale="log", xlabel="time", ylabel="test images right", ylim=(0, 1))
+    ends = ax.get_xlim()
+    ax.set_xticks(list(TIMES.values()), list(TIMES), fontsize="x-small")
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(*ends)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="upper left", fontsize="x-small", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def architecture(models: Mapping[str, nn.Module], ax: Axes | None = None) -> Axes:
+    """The convolutions and linear layers of networks, from the images to the answer: a row of boxes for each.
+
+    In a box the channels that it puts out; an arc is the shortcut of a residual block, a bar halves the pictures.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 2.8), layout="constrained")[1]
+    longest = 0
+    for row, model in enumerate(models.values()):
+        place, down = 0, -1.3 * row
+        for module in model.modules():
+            if isinstance(module, Block):
+                begin, end = (place - 0.7, down + 0.3), (place + 1.3, down + 0.3)
+                arc = {"arrowstyle": "->", "connectionstyle": "arc3,rad=-0.3", "color": ORANGE, "linewidth": 1.5}
+                ax.annotate("", end, begin, arrowprops=arc)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                is_linear = isinstance(module, nn.Linear)
+                colour = GREEN if is_linear else BLUE
+                ax.add_patch(Rectangle((place, down - 0.3), 0.6, 0.6, color=colour, alpha=0.7))
+                width = module.out_features if is_linear else module.out_channels
+                ax.text(place + 0.3, down, str(width), ha="center", va="center", color="white")
+                place += 1
+            elif isinstance(module, nn.AvgPool2d):
+                ax.plot([place - 0.2] * 2, [down - 0.4, down + 0.4], color=GREY, linewidth=2)
+        longest = max(longest, place)
+    ax.set(xlim=(-0.9, longest), ylim=(-1.3 * (len(models) - 1) - 0.6, 0.9), xticks=[])
+    ax.set_yticks([-1.3 * row for row in range(len(models))], list(models))
+    ax.set_xlabel("blue: convolution, green: linear layer, each with its channels\narc: shortcut, bar: pictures halved")
+    return ax
+
+
+def layer_signals(signals: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
+    """What a weight's change does to the loss, and its luck, layer by layer: networks by name side by side."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    all_axes = figure.subplots(1, len(signals), sharey=True, squeeze=False)[0]
+    for ax, (name, layers) in zip(all_axes, signals.items(), strict=True):
+        for values, (colour, style), label in zip(
+            zip(*layers.values(), strict=True), _STYLES, ("change of the loss", "luck of 250 images"), strict=False
+        ):
+            ax.plot(range(len(layers)), values, style, color=colour, markersize=5, label=label)
+        ax.set_xticks(range(len(layers)), list(layers), rotation=60, ha="right", fontsize="x-small")
+        ax.set(title=name, xlabel="layer", yscale="log")
+        ax.grid(alpha=0.3)
+    all_axes[0].set_ylabel("loss")
+    all_axes[0].legend(fontsize="small")
+    return figure
 
 
 def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: Axes | None = None) -> Axes:
@@ -348,6 +452,19 @@ def answers(model: nn.Module, data: Data, count: int = 8) -> Figure:
             ax.set_title(f"says {answer}\nis {label}", fontsize="small", color=GREY)
     right = int((given == data.y_test).sum())
     figure.suptitle(f"{right} of all {len(given)} test images right: {right / len(given):.1%}", fontsize="medium")
+    return figure
+
+
+CIFAR = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def colour_pictures(data: Data) -> Figure:
+    """CIFAR-10's first eight test pictures, and what they show."""
+    figure = Figure(figsize=(5.5, 1.1), layout="constrained")
+    for ax, x, label in zip(figure.subplots(1, 8), data.x_test.cpu(), data.y_test.tolist(), strict=False):
+        ax.imshow(((x - x.min()) / (x.max() - x.min())).permute(1, 2, 0).numpy())
+        ax.set_title(CIFAR[label], fontsize="small")
+        ax.axis("off")
     return figure
 
 

@@ -198,6 +198,32 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
                 "statistics of the batch norms, and Python itself. On a small network that is most of it.",
                 "The count is wrong": "It is exact: a test compares it with a count by hand.",
                 "The fast way decides worse": "It decides alike: it takes the same losses, by a shorter way.",
+    "09": [
+        (
+            "A network gets twice the weights, and one picture costs it twice as much. A cycle of RSO costs ...",
+            {
+                "four times as much": "Three losses for every weight, each through a network that costs twice as much: "
+                "the bill is a product.",
+                "twice as much": "That would be SGD's bill: it pays for the pictures, whatever the number of weights.",
+                "as much as before": "Every weight has its turn, and every turn runs pictures through the network.",
+            },
+        ),
+        (
+            "The paper's Depth-10 reaches 81.8 % with RSO after 300 cycles. What does it need for that?",
+            {
+                "Nearly eleven days": "300 cycles of 52 minutes each, on the paper's machine.",
+                "Less than an hour": "That is what SGD needs there for the same accuracy.",
+                "300 updates of all weights, so less than SGD's 1700": "In updates it needs fewer. But each of "
+                "them visits 27,378 weights in turn: the axis picks the winner.",
+            },
+        ),
+        (
+            "Deeper networks reached more after two cycles on digits. Is depth better, then?",
+            {
+                "At equal cycles, yes; at equal guesses that does not follow": "A cycle of the deepest has 19 times "
+                "the guesses of the shallowest's. With equally many the three were close in the live run.",
+                "Yes, always": "It also costs more, and at equal guesses the live run shows no lead.",
+                "No, the signal of a weight is lost on its way": "Batch norm and shortcuts hold it up: we measured it.",
             },
         ),
     ],

@@ -1,6 +1,7 @@
 """Things to play with in a notebook. Each shows a plain picture where widgets cannot run."""
 
 from rso_lab.widgets.cost import Cost, Ripple
+from rso_lab.widgets.deeper import Bill
 from rso_lab.widgets.microscope import Microscope
 from rso_lab.widgets.quiz import Quiz
 from rso_lab.widgets.recorded import Recorded
@@ -10,6 +11,7 @@ from rso_lab.widgets.training import Monitor, Race, watch
 __all__ = [
     "Batches",
     "Cost",
+    "Bill",
     "Initialisation",
     "Microscope",
     "Monitor",
