@@ -320,6 +320,8 @@ def growth(lines: Mapping[str, Sequence[tuple[float, float]]], per_second: float
     ax.grid(alpha=0.3)
     ax.legend(loc="upper left", fontsize="small")
     return ax
+
+
 TIMES = {  # in days
     "1 s": 1 / 86400,
     "1 min": 1 / 1440,

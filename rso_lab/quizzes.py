@@ -198,6 +198,9 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
                 "statistics of the batch norms, and Python itself. On a small network that is most of it.",
                 "The count is wrong": "It is exact: a test compares it with a count by hand.",
                 "The fast way decides worse": "It decides alike: it takes the same losses, by a shorter way.",
+            },
+        ),
+    ],
     "09": [
         (
             "A network gets twice the weights, and one picture costs it twice as much. A cycle of RSO costs ...",

@@ -86,7 +86,7 @@ def test_the_price_is_what_the_layers_add_up_to(depth):
     """§4.7: 3 |W| F, and with the cache 3 |W_d| F_d, from the searched layer on."""
     layers = places(depth)
     weights, picture = (sum(column) for column in zip(*layers, strict=True))
-    price = deeper.price(depth)
+    price = deeper.network_price(depth)
     assert (price.weights, price.picture) == (weights, picture)
     assert price.cycle["plain"] == 3 * weights * picture
     cached = sum(3 * size * sum(cost for _, cost in layers[number:]) for number, (size, _) in enumerate(layers))
@@ -99,11 +99,11 @@ def test_a_run_costs_what_the_bill_says(how, hold):
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 9, 1, 2])
     data = rso.Data.from_arrays(x, y, x, y)
     *_, record = rso.run(rso.models.depth3(), data, rso.RSO(1, 2, batch_every=hold), seed=0)
-    assert record.multiply_adds == 2 * deeper.price("depth3").cycle[how]
+    assert record.multiply_adds == 2 * deeper.network_price("depth3").cycle[how]
 
 
 def test_prices_are_printed_with_their_factors(capsys):
-    lessons.prices()
+    lessons.network_prices()
     *_, last = capsys.readouterr().out.splitlines()
     assert " ".join(last.split()) == "depth10 27,378 x 17.3 7.0 million x 5.0 575.3 billion x 86.3"
 
@@ -115,7 +115,7 @@ def test_the_papers_days_are_those_of_its_text():
     assert by_sgd == pytest.approx(102 * 29 / 86400)
     points = lessons.paper_points()
     assert [accuracy for _, accuracy in points.values()] == [0.8198, 0.818, 0.818]
-    counted = deeper.price("depth10").cycle["cached"] * 300 * 5000 / lessons.recorded_speed() / 86400
+    counted = deeper.network_price("depth10").cycle["cached"] * 300 * 5000 / lessons.recorded_speed() / 86400
     assert points["the same, at this kit's speed"][0] == pytest.approx(counted)
 
 
@@ -123,11 +123,7 @@ def test_the_papers_days_are_those_of_its_text():
     ("number", "words"), [(2.5, "2.5 days"), (0.5, "12.0 hours"), (1 / 96, "15.0 minutes"), (1e-6, "0.1 seconds")]
 )
 def test_days_are_told_in_the_unit_that_suits(number, words):
-    assert lessons.told(number) == words
-
-
-def test_the_computers_speed_is_measured():
-    assert 1e7 < lessons.speed() < 1e14
+    assert lessons.duration(number) == words
 
 
 @pytest.fixture
@@ -146,7 +142,7 @@ def lessons_runs(size):
 
 
 def test_what_was_reached_is_told_however_far_it_got(recorded, capsys):
-    lessons.reached()
+    lessons.depth_results()
     head, row, paper = capsys.readouterr().out.splitlines()
     assert row.split()[:6] == ["depth3,", "RSO", "2", "of", "5", "49.4%"]
     assert "82.94%" in paper
@@ -170,12 +166,12 @@ def test_every_control_moves_the_bill():
             assert seen.days == pytest.approx(factor * days)
         assert seen.days != days
         assert seen.image.value != picture
-        assert lessons.told(seen.days) in seen.said.value
+        assert lessons.duration(seen.days) in seen.said.value
         (line,) = (line for line in seen.axes.lines if line.get_label() == "your plan")
         assert line.get_xdata()[0] == seen.days
         before = seen.days, seen.image.value
     speed = lessons.recorded_speed()
-    assert seen.days == pytest.approx(deeper.price("depth5").cycle["cached"] * 1000 * 20 / speed / 86400)
+    assert seen.days == pytest.approx(deeper.network_price("depth5").cycle["cached"] * 1000 * 20 / speed / 86400)
     assert "depth5 takes" in seen.image.value
 
 
@@ -191,7 +187,7 @@ def test_the_smallest_and_the_largest_plan_are_in_the_picture():
 
 
 def test_the_figure_shows_accuracy_against_days():
-    runs = lessons.runs("class")
+    runs = lessons.depth_runs("class")
     ax = plots.bills(runs, {"the paper": (10.0, 0.818)}, ("a plan", 2.0))
     lines = {line.get_label(): line for line in ax.lines}
     assert set(runs) | {"the paper", "a plan", "guessing"} == set(lines)
@@ -253,7 +249,7 @@ def test_kept_shares_are_the_recorded_ones_from_the_images_on():
     assert next(iter(shares)) == "conv1.conv"
     assert list(shares)[-1] == "fc"
     assert len(shares) == 10
-    assert shares["fc"] == lessons.runs("class")["depth10, RSO"].cycles[-1].kept["fc"]
+    assert shares["fc"] == lessons.depth_runs("class")["depth10, RSO"].cycles[-1].kept["fc"]
     assert len(plots.kept(shares).patches) == 10
 
 

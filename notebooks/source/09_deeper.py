@@ -27,6 +27,8 @@
 
 # %%
 # %matplotlib inline
+import torch
+
 import rso_lab as rso
 
 rso.lessons.begin()
@@ -81,7 +83,7 @@ rso.lessons.colour_pictures()
 prediction = ...  # <- your prediction: 1 is not at all, 3 is three times, ...
 
 # %%
-rso.lessons.prices()
+rso.lessons.network_prices()
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
@@ -128,8 +130,8 @@ rso.lessons.check(days)
 prediction = ...  # <- your prediction, in days
 
 # %%
-speed = rso.lessons.speed()
-price = rso.lessons.price("depth10")
+speed = rso.lessons.speed(rso.models.depth10(), torch.zeros(50, 3, 32, 32))
+price = rso.lessons.network_price("depth10")
 print(f"your computer: {speed / 1e9:.1f} billion multiply-adds a second on one core")
 for how, cycle in price.cycle.items():
     print(f"{how:30} {cycle * 5000 * 300 / speed / 86400:>7,.0f} days")
@@ -201,7 +203,7 @@ prediction = ...  # <- your prediction: 1 is equal, 10 is ten times, ...
 
 # %%
 by_rso, by_sgd = rso.lessons.paper_days()
-print(f"RSO: {rso.lessons.told(by_rso)}, SGD: {rso.lessons.told(by_sgd)}, {by_rso / by_sgd:.0f} times as long")
+print(f"RSO: {rso.lessons.duration(by_rso)}, SGD: {rso.lessons.duration(by_sgd)}, {by_rso / by_sgd:.0f} times as long")
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
@@ -209,10 +211,10 @@ print(rso.lessons.yours(prediction))
 # kit on CIFAR-10, as far as they got (5 cycles were planned, batches of 250 held for a neuron), and the paper's.
 
 # %%
-rso.plots.bills(rso.lessons.runs(), rso.lessons.paper_points())
+rso.plots.bills(rso.lessons.depth_runs(), rso.lessons.paper_points())
 
 # %%
-rso.lessons.reached()
+rso.lessons.depth_results()
 
 # %% [markdown]
 # A solid line is RSO, a dashed one SGD. **Accuracy and the bill grow together:** who wants to go up with RSO has to go
@@ -226,7 +228,7 @@ rso.lessons.reached()
 # The same on digits, where all runs are complete:
 
 # %%
-rso.plots.bills(rso.lessons.runs("class"), {})
+rso.plots.bills(rso.lessons.depth_runs("class"), {})
 
 # %% [markdown]
 # Here, too, one goes up with RSO by going to the right. SGD gets as far within seconds.

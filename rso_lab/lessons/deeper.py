@@ -3,7 +3,6 @@
 import functools
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ class Price(NamedTuple):
 
 
 @functools.cache
-def price(depth: str) -> Price:
+def network_price(depth: str) -> Price:
     """Counted for "depth3", "depth5" or "depth10". Losses are counted as the kit does: see `cost.layer_costs`."""
     example = Data.from_arrays(COLOUR, [0, 9], COLOUR, [0, 9])
     network = Network(build(depth, example), COLOUR)
@@ -56,12 +55,12 @@ def price(depth: str) -> Price:
     return Price(sum(layer.size for layer in layers), cost.forward_cost(network, COLOUR), cycle)
 
 
-def prices() -> None:
+def network_prices() -> None:
     """Print weights and counted multiply-adds of the paper's three networks, each beside the shallowest's."""
-    first = price(experiments.DEPTHS[0])
+    first = network_price(experiments.DEPTHS[0])
     print("network           weights           one picture   a cycle, for each image")
     for depth in experiments.DEPTHS:
-        weights, picture, cycle = price(depth)
+        weights, picture, cycle = network_price(depth)
         times = [weights / first.weights, picture / first.picture, cycle["plain"] / first.cycle["plain"]]
         print(
             f"{depth:8} {weights:>9,} x {times[0]:4.1f}  {picture / 1e6:>6.1f} million x {times[1]:3.1f}"
@@ -118,20 +117,7 @@ def check_days(answer: Callable[[int, int, int, int, float], float]) -> bool:
     return True
 
 
-@torch.no_grad()
-def speed() -> float:
-    """Multiply-adds a second of this computer, one thread, measured: Depth-10 on 50 pictures in colour, best of 5."""
-    example = Data.from_arrays(COLOUR, [0, 9], COLOUR, [0, 9])
-    model, x = build("depth10", example).eval(), torch.zeros(50, *COLOUR.shape[1:])
-    seconds = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        model(x)
-        seconds.append(time.perf_counter() - begun)
-    return len(x) * price("depth10").picture / min(seconds)
-
-
-def runs(size: str = "evening") -> dict[str, History]:
+def depth_runs(size: str = "evening") -> dict[str, History]:
     """The recorded runs of the depth experiment, the first seed's, as far as each got."""
     result = experiments.read(experiments.RESULTS / f"depth_{size}.json")
     return {label: histories[0] for label, histories in experiments.curves(result).items()}
@@ -139,16 +125,16 @@ def runs(size: str = "evening") -> dict[str, History]:
 
 def recorded_speed() -> float:
     """Multiply-adds a second of Depth-10's recorded run with RSO: on CIFAR-10 where it has begun, else on digits."""
-    last = (runs("class") | runs())["depth10, RSO"].cycles[-1]
+    last = (depth_runs("class") | depth_runs())["depth10, RSO"].cycles[-1]
     return last.multiply_adds / last.seconds
 
 
 def bill(depth: str, how: str, images: int, cycles: int) -> float:
     """Days that RSO takes at the recorded speed, by its counted multiply-adds."""
-    return price(depth).cycle[how] * images * cycles / recorded_speed() / DAY
+    return network_price(depth).cycle[how] * images * cycles / recorded_speed() / DAY
 
 
-def told(days: float) -> str:
+def duration(days: float) -> str:
     """Days in the unit that suits."""
     units = {"days": 1, "hours": 24, "minutes": 24 * 60, "seconds": DAY}
     unit = next((unit for unit, number in units.items() if days * number >= 1), "seconds")
@@ -174,10 +160,10 @@ def paper_points() -> dict[str, tuple[float, float]]:
     }
 
 
-def reached() -> None:
+def depth_results() -> None:
     """Print what the recorded runs on CIFAR-10 reached, and at what price, as far as each got."""
     print(f"{'run':14} {'cycles, epochs':>14} {'accuracy':>9} {'multiply-adds':>17} {'time':>12}")
-    for label, history in sorted(runs().items(), key=lambda run: (run[0].endswith("SGD"), len(run[0]), run[0])):
+    for label, history in sorted(depth_runs().items(), key=lambda run: (run[0].endswith("SGD"), len(run[0]), run[0])):
         last = history.cycles[-1]
         whole = history.settings.get("cycles") or history.settings["epochs"]
         done = f"{last.cycle} of {whole}"
@@ -245,5 +231,5 @@ def layer_signals(digits: Data, depth: str, count: int = 12) -> dict[str, tuple[
 
 def kept_by_layer(label: str = "depth10, RSO", size: str = "class") -> dict[str, float]:
     """The share of weights that the last cycle of a recorded run kept in each convolution and linear layer."""
-    shares: dict[str, Any] = runs(size)[label].cycles[-1].kept
+    shares: dict[str, Any] = depth_runs(size)[label].cycles[-1].kept
     return {name: share for name, share in reversed(shares.items()) if name != "all" and ".bn" not in name}

@@ -10,8 +10,8 @@ from rso_lab.widgets.training import Monitor, Race, watch
 
 __all__ = [
     "Batches",
-    "Cost",
     "Bill",
+    "Cost",
     "Initialisation",
     "Microscope",
     "Monitor",

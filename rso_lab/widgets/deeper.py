@@ -16,7 +16,7 @@ class Bill(Pictured):
     """
 
     def __init__(self) -> None:
-        self.runs, self.points = deeper.runs(), deeper.paper_points()
+        self.runs, self.points = deeper.depth_runs(), deeper.paper_points()
         self.figure = Figure(figsize=(8, 2.8), layout="constrained")
         self.axes = self.figure.subplots()
         wide = ipw.Layout(min_width="300px")
@@ -51,5 +51,5 @@ class Bill(Pictured):
         self.axes.clear()
         plots.bills(self.runs, self.points, ("your plan", self.days), self.axes)
         self.axes.set_xlim(plots.TIMES["1 s"] / 3, 5 * plots.TIMES["1000 days"])  # the same for all plans
-        self.said.value = f"Your plan: {self.depth.value} takes {deeper.told(self.days)}."
+        self.said.value = f"Your plan: {self.depth.value} takes {deeper.duration(self.days)}."
         self.image.value = image(self.figure, self.said.value)
