@@ -18,25 +18,40 @@ from rso_lab.lessons.one_weight import (
     train_by_hand,
 )
 from rso_lab.lessons.order import check_visits, paired
+from rso_lab.lessons.parallel import (
+    SearchedApart,
+    check_merge,
+    clashing_pairs,
+    kept_promises,
+    on_processes,
+    promised,
+    train_apart,
+)
 from rso_lab.lessons.start import begin, check_choose, train_with
 
 __all__ = [
     "RandomProposals",
+    "SearchedApart",
     "accepted_changes",
     "begin",
     "beside_the_paper",
     "bug_b",
     "check",
+    "clashing_pairs",
     "compare",
     "evaluate",
     "gain_table",
+    "kept_promises",
     "ledger",
     "loss_differences",
+    "on_processes",
     "paired",
+    "promised",
     "promises",
     "random_networks",
     "signs",
     "symptoms",
+    "train_apart",
     "train_by_hand",
     "train_with",
     "yours",
@@ -51,6 +66,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "cosine": check_cosine,
     "visits": check_visits,
     "standard_error": check_standard_error,
+    "merge": check_merge,
 }
 
 

@@ -5,5 +5,19 @@ from rso_lab.widgets.quiz import Quiz
 from rso_lab.widgets.recorded import Recorded
 from rso_lab.widgets.sliders import Batches, Initialisation, Order, Steps
 from rso_lab.widgets.training import Monitor, Race, watch
+from rso_lab.widgets.workers import Clash, Workers
 
-__all__ = ["Batches", "Initialisation", "Microscope", "Monitor", "Order", "Quiz", "Race", "Recorded", "Steps", "watch"]
+__all__ = [
+    "Batches",
+    "Clash",
+    "Initialisation",
+    "Microscope",
+    "Monitor",
+    "Order",
+    "Quiz",
+    "Race",
+    "Recorded",
+    "Steps",
+    "Workers",
+    "watch",
+]
