@@ -27,7 +27,7 @@ from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.lessons.answers import advise, ask
 from rso_lab.models import build
-from rso_lab.train import fit, histories, steps
+from rso_lab.train import histories, steps
 
 Place = tuple[str, rso.Index]  # a parameter's dotted name, and where in it
 
@@ -155,7 +155,8 @@ class SearchedApart:
         sigma = self._spread()
         if cycles:
             method = rso.RSO(cycles, min(250, len(data.x_train)), batch_every="neuron", sigma_end=1.0)
-            fit(self.model, data, method, seed=0)
+            for _ in histories(self.model, data, method, seed=0):  # a bar moves meanwhile
+                pass
         self.unit = sigma / self._spread()  # a search measures sigma_d anew
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith("conv2."))
@@ -363,7 +364,7 @@ def on_processes(counts: Sequence[int] = (1, 2), cycles: int = 2) -> None:
             begun = time.perf_counter()
             said = _torchrun(count, options, Path(folder) / "said.txt")
             if said is not None:
-                print(f"{count} processes could not be started, or did not end well. The last that they said:\n{said}")
+                print(f"torchrun --nproc-per-node {count} did not start or end well. Its last lines:\n{said}")
                 return
             last = History.load(out).cycles[-1]
             found.append(_checksum(torch.load(weights, weights_only=True)))

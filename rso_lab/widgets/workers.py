@@ -23,11 +23,8 @@ class Clash(Pictured):
         self.figure = Figure(figsize=(7, 3.3), layout="constrained")
         self.axes = self.figure.subplots()
         self.pair = ipw.Dropdown(options=list(PAIRS), description="pair")
-        wide = ipw.Layout(min_width="300px")
-        self.size = ipw.FloatSlider(
-            value=1, min=0.1, max=2.5, step=0.1, description="size", readout_format=".1f", continuous_update=False
-        )
-        self.size.layout = wide
+        self.size = ipw.FloatSlider(1, min=0.1, max=2.5, step=0.1, description="size", readout_format=".1f")
+        self.size.continuous_update, self.size.layout.min_width = False, "300px"
         self.said = ipw.HTML()
         self.image = ipw.HTML()
         self.post = poster()
@@ -88,20 +85,17 @@ class Workers(Pictured):
         self.figure = Figure(figsize=(8.4, 3.2), layout="constrained")
         self.axes = self.figure.subplots(1, 2, width_ratios=(1.7, 1))
         self.shared = ipw.Dropdown(options=["neurons of a layer", "every mini-batch"], description="shared")
-        wide = ipw.Layout(min_width="300px")
-        self.workers = ipw.IntSlider(
-            value=3, min=1, max=self.MOST, description="workers", continuous_update=False, layout=wide
-        )
+        self.shared.layout.width = "270px"
+        self.workers = ipw.IntSlider(3, 1, self.MOST, description="workers")
         self.share = ipw.FloatSlider(
-            value=self.work.share, min=0, max=1, step=0.01, description="share", readout_format=".0%", layout=wide
+            self.work.share, min=0, max=1, step=0.01, description="share", readout_format=".0%"
         )
-        self.share.continuous_update = False
-        self.exchange = ipw.FloatLogSlider(
-            value=1e6 * self.work.exchange, min=0, max=4, step=0.25, description="exchange, µs", readout_format=".0f"
-        )
-        self.exchange.continuous_update, self.exchange.layout = False, wide
-        self.exchange.style.description_width = "initial"
+        self.exchange = ipw.FloatLogSlider(1e6 * self.work.exchange, min=0, max=4, step=0.25, readout_format=".0f")
+        self.exchange.description = "exchange, µs"
+        for slider in (self.workers, self.share, self.exchange):
+            slider.continuous_update, slider.layout.min_width = False, "300px"
         self.measured = ipw.Button(description="As measured", tooltip="Share and exchange as they were measured")
+        self.measured.layout.width = "110px"
         self.said = ipw.HTML()
         self.image = ipw.HTML()
         self.post = poster()
@@ -109,7 +103,7 @@ class Workers(Pictured):
             control.observe(lambda change: self.post(self.draw), names="value")
         self.measured.on_click(lambda button: self.post(self.as_measured))
         self.draw()
-        controls = [self.shared, self.workers, self.share, self.exchange, self.measured]
+        controls = [self.shared, self.measured, self.workers, self.share, self.exchange]
         super().__init__([ipw.HBox(controls, layout=ipw.Layout(flex_flow="row wrap")), self.said, self.image])
 
     def as_measured(self) -> None:
@@ -125,7 +119,7 @@ class Workers(Pictured):
     def draw(self) -> None:
         """Show who does what, and how many times as fast they are."""
         apart = self.shared.value == "neurons of a layer"
-        self.share.disabled, self.exchange.disabled = not apart, apart
+        self.share.layout.display, self.exchange.layout.display = (None, "none") if apart else ("none", None)
         count = self.workers.value
         bars = self.bars(count)
         self.seconds = [length(self.bars(number)) for number in range(1, self.MOST + 1)]
