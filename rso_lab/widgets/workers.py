@@ -91,7 +91,7 @@ class Workers(Pictured):
             self.work.share, min=0, max=1, step=0.01, description="share", readout_format=".0%"
         )
         self.exchange = ipw.FloatLogSlider(1e6 * self.work.exchange, min=0, max=4, step=0.25, readout_format=".0f")
-        self.exchange.description = "exchange, µs"
+        self.exchange.description, self.exchange.style.description_width = "exchange, µs", "initial"
         for slider in (self.workers, self.share, self.exchange):
             slider.continuous_update, slider.layout.min_width = False, "300px"
         self.measured = ipw.Button(description="As measured", tooltip="Share and exchange as they were measured")
