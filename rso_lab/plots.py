@@ -24,6 +24,13 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 _STYLES = [(BLUE, "o-"), (ORANGE, "s--"), (GREEN, "^:"), (GREY, "d-.")]
 
 
+WORK = {  # of a worker: colour, hatch, what it is
+    "alone": (GREY, "", "each for itself"),
+    "shared": (BLUE, "", "its part"),
+    "waits": ("white", "///", "waits for the slowest"),
+    "exchanges": (ORANGE, "..", "exchanges numbers"),
+}
+
 AXES = {  # what accuracy can be drawn against: fields of a Record
     "cycle": "cycle (every weight visited once more)",
     "updates": "times that all weights were up for a change",
@@ -420,6 +427,103 @@ def layer_signals(signals: Mapping[str, Mapping[str, tuple[float, float]]]) -> F
     all_axes[0].set_ylabel("loss")
     all_axes[0].legend(fontsize="small")
     return figure
+
+
+def clash(
+    places: NDArray, losses: NDArray, moves: tuple[float, float], names: tuple[str, str], ax: Axes | None = None
+) -> Axes:
+    """The loss (other, one) over the moves (n,) of two weights, in sigma_d, with each one's own move and their sum."""
+    if ax is None:
+        ax = plt.subplots(figsize=(5, 3.4), layout="constrained")[1]
+    levels = losses.min() + np.ptp(losses) * np.linspace(0.03, 0.97, 12) ** 2  # closer to each other in the valley
+    lines = ax.contour(places, places, losses, levels=levels, cmap="cividis")
+    ax.clabel(lines, fontsize="x-small", fmt="%.2f")
+    one, other = moves
+    arrows = (
+        (one, 0.0, BLUE, "o", "-", "the first alone"),
+        (0.0, other, ORANGE, "s", "-", "the second alone"),
+        (one, other, "black", "D", "--", "both, merged"),
+    )
+    for x, y, colour, marker, line, label in arrows:
+        if (x, y) != (0, 0):
+            style = {"arrowstyle": "->", "color": colour, "linewidth": 2.5, "linestyle": line}
+            ax.annotate("", (x, y), (0, 0), arrowprops=style)
+        ax.plot(x, y, marker, color=colour, markersize=7, label=label, zorder=3)
+    ax.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=8, label="before", zorder=4)
+    ax.set(xlabel="move of the first weight, in sigma_d", ylabel="of the second, in sigma_d")
+    ax.set_title(f"the loss; first: {names[0]}, second: {names[1]}", fontsize="small")
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", frameon=False)
+    return ax
+
+
+def states(neuron: int = 2, weight: int = 4, shape: tuple[int, int] = (4, 9)) -> Figure:
+    """What the weight at (neuron, weight) of a convolution sees when its turn comes, in the three ways to search.
+
+    shape: neurons, weights of each.
+    """
+    turns = np.arange(shape[0] * shape[1]).reshape(shape)
+    own = np.zeros(shape, dtype=bool)
+    own[neuron] = True
+    earlier = turns < turns[neuron, weight]
+    ways = {"one by one": earlier, "neurons apart": earlier & own, "weights apart": np.zeros(shape, dtype=bool)}
+    figure = Figure(figsize=(7.6, 2.3), layout="constrained")
+    for (name, new), ax in zip(ways.items(), figure.subplots(1, 3, sharey=True), strict=True):
+        shades = np.where(new, 0.45, 0.0)
+        shades[neuron, weight] = 1.0
+        ax.pcolormesh(shades, cmap="Blues", vmin=0, vmax=1, edgecolors=GREY, linewidth=0.5)
+        for row, column in np.argwhere(new):
+            ax.text(column + 0.5, row + 0.5, "n", ha="center", va="center", fontsize="x-small")
+        ax.text(weight + 0.5, neuron + 0.5, "?", ha="center", va="center", color="white")
+        ax.set(title=f"{name}: {new.sum()} are new", xlabel="weight of the neuron", xticks=[])
+        ax.set_yticks(np.arange(shape[0]) + 0.5, [str(number) for number in range(shape[0])])
+    figure.axes[0].set_ylabel("output neuron")
+    figure.axes[0].invert_yaxis()
+    figure.suptitle("? is searched, n: already has its new value, empty: as before the sweep", fontsize="medium")
+    return figure
+
+
+def promises(
+    table: NDArray, numbers: Sequence[int], sizes: Sequence[float], what: str = "weights", ax: Axes | None = None
+) -> Axes:
+    """What is left of the promised gain, table (sizes, numbers), over the number merged and the step, as a heat map."""
+    if ax is None:
+        ax = plt.subplots(figsize=(6.5, 0.9 + 0.45 * len(sizes)), layout="constrained")[1]
+    ax.imshow(np.clip(table, -1, 1), cmap="PuOr", vmin=-1.6, vmax=1.6, aspect="auto")
+    for (row, column), share in np.ndenumerate(table):
+        ax.text(column, row, f"{share:.0%}", ha="center", va="center")
+    ax.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers])
+    ax.set_yticks(range(len(sizes)), [f"{size:g}" for size in sizes])
+    ax.set(xlabel=f"{what} merged", ylabel="step, in sigma_d", title="left of the promised gain (below 0 %: harm)")
+    return ax
+
+
+def timeline(bars: Sequence[tuple[int, float, float, str]], ax: Axes) -> Axes:
+    """What workers do when: bars (worker, begin, length, kind), times in seconds, kinds those of WORK."""
+    workers = 1 + max(worker for worker, *_ in bars)
+    for kind, (colour, hatch, label) in WORK.items():
+        some = [(worker, begin, length) for worker, begin, length, of in bars if of == kind]
+        if some:
+            rows, begins, lengths = zip(*some, strict=True)
+            drawn = ax.barh(rows, lengths, left=begins, height=0.8, label=label, color=colour, linewidth=0.5)
+            for bar in drawn:
+                bar.set(edgecolor=GREY if kind == "waits" else "white", hatch=hatch)
+    ax.set(xlabel="seconds of a cycle", ylabel="worker", ylim=(workers - 0.5, -0.5))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize="small", frameon=False)
+    return ax
+
+
+def speedups(ideal: Sequence[int], gained: Sequence[float], now: int, measured: float, ax: Axes) -> Axes:
+    """How many times as fast 1, 2, ... workers are, with a dot at the number `now`, and a cross at what two reached."""
+    ax.plot(ideal, ideal, ":", color=GREY, label="ideal")
+    ax.plot(ideal, gained, "-", color=BLUE, label="by the model")
+    ax.plot(now, gained[now - 1], "o", color=BLUE, markersize=9)
+    ax.plot(2, measured, "x", color="black", markersize=9, markeredgewidth=2, label=f"measured, 2: {measured:.2f}")
+    ax.set(xlabel="workers", ylabel="times as fast", ylim=(0, max(ideal) / 2))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="upper right", fontsize="small")
+    return ax
 
 
 def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: Axes | None = None) -> Axes:

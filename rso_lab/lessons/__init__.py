@@ -45,10 +45,20 @@ from rso_lab.lessons.one_weight import (
     train_by_hand,
 )
 from rso_lab.lessons.order import check_visits, paired
+from rso_lab.lessons.parallel import (
+    SearchedApart,
+    check_merge,
+    clashing_pairs,
+    kept_promises,
+    on_processes,
+    promised,
+    train_apart,
+)
 from rso_lab.lessons.start import begin, check_choose, train_with
 
 __all__ = [
     "RandomProposals",
+    "SearchedApart",
     "accepted_changes",
     "begin",
     "beside_the_paper",
@@ -57,6 +67,7 @@ __all__ = [
     "check",
     "colour_pictures",
     "company",
+    "clashing_pairs",
     "compare",
     "cost_table",
     "count_network",
@@ -77,6 +88,12 @@ __all__ = [
     "paired",
     "paper_days",
     "paper_points",
+    "kept_promises",
+    "ledger",
+    "loss_differences",
+    "on_processes",
+    "paired",
+    "promised",
     "promises",
     "random_networks",
     "recorded_costs",
@@ -84,6 +101,7 @@ __all__ = [
     "signs",
     "speed",
     "symptoms",
+    "train_apart",
     "train_by_hand",
     "train_with",
     "yours",
@@ -101,6 +119,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "multiply_adds": check_multiply_adds,
     "update": check_update,
     "days": check_days,
+    "merge": check_merge,
 }
 
 

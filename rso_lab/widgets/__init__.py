@@ -7,11 +7,13 @@ from rso_lab.widgets.quiz import Quiz
 from rso_lab.widgets.recorded import Recorded
 from rso_lab.widgets.sliders import Batches, Initialisation, Order, Steps
 from rso_lab.widgets.training import Monitor, Race, watch
+from rso_lab.widgets.workers import Clash, Workers
 
 __all__ = [
     "Batches",
     "Bill",
     "Cost",
+    "Clash",
     "Initialisation",
     "Microscope",
     "Monitor",
@@ -21,5 +23,7 @@ __all__ = [
     "Recorded",
     "Ripple",
     "Steps",
+    "Steps",
+    "Workers",
     "watch",
 ]
