@@ -19,9 +19,11 @@ from rso_lab.lessons.one_weight import (
 )
 from rso_lab.lessons.order import check_visits, paired
 from rso_lab.lessons.start import begin, check_choose, train_with
+from rso_lab.lessons.your_own import Step, check_my_net, mine_or_ours, moved, step_network, three_losses
 
 __all__ = [
     "RandomProposals",
+    "Step",
     "accepted_changes",
     "begin",
     "beside_the_paper",
@@ -32,11 +34,15 @@ __all__ = [
     "gain_table",
     "ledger",
     "loss_differences",
+    "mine_or_ours",
+    "moved",
     "paired",
     "promises",
     "random_networks",
     "signs",
+    "step_network",
     "symptoms",
+    "three_losses",
     "train_by_hand",
     "train_with",
     "yours",
@@ -51,6 +57,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "cosine": check_cosine,
     "visits": check_visits,
     "standard_error": check_standard_error,
+    "my_net": check_my_net,
 }
 
 
