@@ -278,7 +278,7 @@ def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: A
 
 def digit(picture: Tensor, ax: Axes) -> Axes:
     """An image (H, W) as a network gets to see it."""
-    ax.imshow(picture, cmap="gray_r")
+    ax.imshow(picture.numpy(), cmap="gray_r")
     ax.set(xlabel="what it sees", xticks=[], yticks=[])
     return ax
 
