@@ -255,7 +255,7 @@ def steps_network():
             return torch.sign(x)
 
     with torch.random.fork_rng():
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), Step(), nn.Linear(8, 10))
+        model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 8), Step(), nn.Linear(8, 10))
     return rso.models.he_init_(model)
 
 
@@ -298,7 +298,7 @@ def test_only_the_search_moves_what_has_no_slope(make, digits, capsys):
 
 def test_the_microscope_shows_stairs_and_no_slope(digits):
     few = rso.load("digits", train_limit=20)
-    seen = widgets.Microscope(steps_network(), few, "1.weight", (5, 10), gradient=True, points=401)
+    seen = widgets.Microscope(steps_network(), few, "2.weight", (5, 6), gradient=True, points=401)
     assert seen.slope() == 0
     levels = np.unique(seen.curve_losses)
     assert 2 < len(levels) <= 21  # a stair where the sign of the neuron turns for one of the 20 images

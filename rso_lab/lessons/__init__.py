@@ -19,11 +19,10 @@ from rso_lab.lessons.one_weight import (
 )
 from rso_lab.lessons.order import check_visits, paired
 from rso_lab.lessons.start import begin, check_choose, train_with
-from rso_lab.lessons.your_own import Step, check_my_net, mine_or_ours, moved, step_network, three_losses
+from rso_lab.lessons.your_own import check_my_net, mine_or_ours, moved, three_losses
 
 __all__ = [
     "RandomProposals",
-    "Step",
     "accepted_changes",
     "begin",
     "beside_the_paper",
@@ -40,7 +39,6 @@ __all__ = [
     "promises",
     "random_networks",
     "signs",
-    "step_network",
     "symptoms",
     "three_losses",
     "train_by_hand",
