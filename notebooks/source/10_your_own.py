@@ -39,11 +39,10 @@ rso.lessons.begin()
 #
 # This is the paper's network. It comes with the package, trained on MNIST by RSO: nobody ever computed a gradient for it. Draw a
 # digit on the white square, with the mouse, a pen or a finger. When you lift it, the network answers: a bar for each of the
-# ten digits, the probability that it gives to it. (No mouse? The list *show me a* draws one.)
+# ten digits says how probable it thinks that one is. (No mouse? The list *show me a* draws one.)
 #
 # 1. Draw the digits of this year. Which does it read?
-# 2. Draw a 1 with a long hook, and a 7 with a bar. In some countries they are written so; the people who wrote MNIST's digits, in the
-#    United States, hardly did.
+# 2. Draw a 1 with a long hook, and a 7 with a bar, as in some countries. (MNIST's digits were written in the United States.)
 # 3. Draw a letter, or just a dot. How sure is it?
 
 # %%
@@ -51,8 +50,8 @@ rso.widgets.DrawDigit(rso.experiments.trained())
 
 # %% [markdown]
 # The small picture is what the network sees: your drawing, prepared as MNIST's were, 20 pixels high or wide and moved to
-# the middle of 28 x 28. Without that it would read badly: it knows digits of this kind only. And it has ten answers and no
-# eleventh: a letter is a digit to it, often with great confidence.
+# the middle of 28 x 28. It has only ever seen digits of this kind. And it has ten answers and no eleventh: a letter is a digit to
+# it, and a dot may be a 0 beyond doubt.
 
 # %% [markdown]
 # ## 2 · Exercise: a network of your own (9 minutes)
@@ -203,11 +202,17 @@ for name, method in {"SGD": sgd, "RSO": rso.RSO(cycles=3, batch_size=500)}.items
     print(f"{name}: {history.cycles[-1].test_accuracy:.0%} right; {rso.lessons.moved(start, model)}")
 print(rso.lessons.yours(prediction))
 
+# %%
+rso.lessons.ledger("10", history)
+
+# %%
+rso.lessons.beside_the_paper(history)
+
 # %% [markdown]
-# `1.weight` is the first layer, `3.weight` the last. Behind the last layer there is no step: it has a gradient, and SGD does with it
+# `1.weight` is the first layer, `3.weight` the last. (Three cycles are not RSO's end: it is what a lesson has time for.) Behind the last layer there is no step: it has a gradient, and SGD does with it
 # what can be done. The first layer stays as random as it was, for SGD. RSO moves it, and reads better.
 #
-# **Is that a triumph?** Not quite. The paths to a gradient are many: one may *pretend* that there is a slope. Below, the
+# **Is that a triumph?** Not quite. Where there is no gradient, one may *pretend* one. Below, the
 # network still steps, but for the calculus the step is taken for a straight line. (It is called the *straight-through* trick.)
 
 
@@ -224,8 +229,8 @@ history = rso.fit(model, data, rso.SGD(epochs=40, batch_size=50, learning_rate=0
 print(f"SGD with a slope that is pretended: {history.cycles[-1].test_accuracy:.0%} right")
 
 # %% [markdown]
-# A good trick beats a blind search here, and by far. But somebody had to find it, for just this function. RSO needed nothing: it did
-# not even notice that there was a problem.
+# A good trick beats the search here, in accuracy and in time. But somebody had to find it, for just this function. RSO needed
+# nothing: it did not even notice that there was a problem.
 
 # %% [markdown]
 # ## 5 · Coarse weights (3 minutes)
@@ -246,7 +251,8 @@ for name, method in {"SGD": sgd, "RSO": rso.RSO(cycles=4, batch_size=500, sigma_
     layers = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), Coarse(16, 32), nn.ReLU(), Coarse(32, 10))
     model = rso.models.he_init_(layers, seed=0)
     history = rso.fit(model, data, method, seed=0)
-    print(f"{name}: {history.cycles[-1].test_accuracy:.0%} right, {history.cycles[-1].kept.get('all', 0):.0%} kept")
+    print(f"{name}: {history.cycles[-1].test_accuracy:.0%} right")
+print(f"In its last cycle RSO kept {history.cycles[-1].kept['all']:.0%} of the weights.")
 
 # %% [markdown]
 # Rounding is a staircase, too: for SGD no weight has a gradient, only the biases are left. RSO trains the coarse network itself,
@@ -289,7 +295,7 @@ def report(name, model):
     low, high = (said < labels).sum(), (said > labels).sum()
     paid = cost(model(data.x_test), labels)
     print(
-        f"{name:22} mean price {paid:.2f}; {low} too low, {high} too high, {(said == labels).double().mean():.0%} right"
+        f"{name:27} mean price {paid:.2f}; {low} too low, {high} too high, {(said == labels).double().mean():.0%} right"
     )
 
 
@@ -321,8 +327,8 @@ def error(outputs, targets):
 
 
 # %% [markdown]
-# Three cycles, 1000 images in a mini-batch. Cross-entropy as the loss gets about 85 % of the test images right (it did so in
-# lesson 00). What will the 0/1 error get?
+# Three cycles, 1000 images in a mini-batch. With cross-entropy as the loss, 85 % of the test images are right then. What
+# will the 0/1 error get?
 
 # %%
 prediction = ...  # <- your prediction, between 0 and 1
@@ -334,7 +340,7 @@ history = rso.fit(model, data, rso.RSO(cycles=3, batch_size=1000), seed=0, loss=
 rso.lessons.compare(prediction, history.cycles[-1].test_accuracy, "Test images right, 0/1 error as the loss")
 
 # %% [markdown]
-# It stalls. Look at the curve of the same weight, with 30 images:
+# It stalls. Look at the curve along lesson 00's weight, with 30 images and the 0/1 error:
 
 # %%
 few = rso.load("digits", train_limit=30)
@@ -365,12 +371,6 @@ for name, (loss, method) in cases.items():
 # knows for each *how sure* the network is, and notices when a wrong answer becomes a little less wrong. **So a loss need not have
 # a gradient, but it has to change when a weight changes.** Section 4 did both: steps inside, cross-entropy outside. And section 6
 # used its rule when cross-entropy had done the rough work.
-
-# %%
-rso.lessons.ledger("10", history)
-
-# %%
-rso.lessons.beside_the_paper(history)
 
 # %% [markdown]
 # ## 8 · Three questions (1 minute)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rso_lab import rso
 from rso_lab.data import Data, load
 from rso_lab.graph import Network
 from rso_lab.models import he_init_
@@ -142,5 +141,4 @@ def _fault_of_search(model: nn.Module) -> str:
     count = sum(layer.size for layer in network.layers)
     if count > MOST:
         return f"It has {count:,} weights, at three losses each: take {MOST:,} at most, for this lesson's time."
-    sigmas = rso.initial_sigmas(network, RSO(1, 1))
-    return "" if any(sigmas.values()) else "All its weights are equal: their spread is RSO's step, and it is 0."
+    return ""

@@ -169,10 +169,12 @@ class DrawDigit(Pictured):
         self.said = ipw.Label()
         self.image = ipw.HTML(layout=ipw.Layout(flex="0 1 auto", min_width="0"))  # narrower, rather than below
         self.post = poster()
+        self.examples.value = "3"
+        self.show_example()
+        self.read()
         self.canvas.observe(lambda change: self.post(self.read), names="strokes")
         self.examples.observe(lambda change: self.post(self.show_example), names="value")
         self.clear.on_click(lambda button: self.post(self.wipe))
-        self.examples.value = "3"
         controls = ipw.HBox([self.examples, self.clear, self.said], layout=ipw.Layout(flex_flow="row wrap"))
         super().__init__([controls, ipw.HBox([self.canvas, self.image])])
 
