@@ -194,7 +194,7 @@ prediction = ...  # <- your prediction: 0 is not at all, 1 is by their own lengt
 
 # %%
 data = rso.load("digits")
-sgd = rso.SGD(epochs=40, batch_size=50, learning_rate=0.1, weight_decay=0)
+sgd = rso.SGD(epochs=20, batch_size=50, learning_rate=0.1, weight_decay=0)
 for name, method in {"SGD": sgd, "RSO": rso.RSO(cycles=3, batch_size=500)}.items():
     model = step_network()
     start = {key: value.clone() for key, value in model.state_dict().items()}
@@ -225,7 +225,7 @@ class Pretend(nn.Module):
 data = rso.load("digits")
 model = step_network()
 model[2] = Pretend()
-history = rso.fit(model, data, rso.SGD(epochs=40, batch_size=50, learning_rate=0.1, weight_decay=0), seed=0)
+history = rso.fit(model, data, rso.SGD(epochs=20, batch_size=50, learning_rate=0.1, weight_decay=0), seed=0)
 print(f"SGD with a slope that is pretended: {history.cycles[-1].test_accuracy:.0%} right")
 
 # %% [markdown]

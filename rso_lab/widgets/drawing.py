@@ -207,5 +207,6 @@ class DrawDigit(Pictured):
         plots.chances(self.chances, bars)
         best = max(range(len(self.chances)), key=self.chances.__getitem__)
         self.said.value = f"It says {best}, with {self.chances[best]:.0%}."
+        bars.set_title(self.said.value.rstrip("."), fontsize="small")
         told = ", ".join(f"{digit}: {chance:.0%}" for digit, chance in enumerate(self.chances))
         self.image.value = image(self.figure, f"What the network says: {told}.")
