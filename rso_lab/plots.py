@@ -166,7 +166,7 @@ def loss_along_weight(
     """The loss along one weight, with a dot (weight, loss) for each candidate: "minus", "keep" and "plus".
 
     `before`: where the weight has been, drawn as faint dots. `slope`: of the curve at the weight, drawn as an arrow
-    downhill, the longer the steeper.
+    downhill, the longer the steeper; where it is 0, it is said.
     """
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
@@ -177,7 +177,9 @@ def loss_along_weight(
         ax.plot(weight, loss, marker, color=colour, markersize=9, label=f"{label}: {loss:.4f}", zorder=3)
     best = min(candidates.values(), key=lambda point: point[1])
     ax.plot(*best, "o", markersize=18, markerfacecolor="none", markeredgecolor="black", label="lowest of the three")
-    if slope is not None:
+    if slope == 0:
+        ax.plot([], [], color="black", linewidth=2, label="the gradient is 0: no arrow")
+    elif slope is not None:
         weight, loss = candidates["keep"]
         steepest = np.abs(np.gradient(losses, weights)).max()
         run = -slope / steepest * np.ptp(weights) / 4
@@ -188,7 +190,8 @@ def loss_along_weight(
         ax.plot(*zip(*before, strict=True), "o", color=BLUE, alpha=0.3, markersize=6, label="w before")
     ax.set(xlabel="value of the weight", ylabel="loss (lower is better)")
     ax.grid(alpha=0.3)
-    ax.legend(loc="upper center", fontsize="small", ncols=2)
+    # Stairs go up or down: there is no bowl to put it into.
+    ax.legend(loc="best" if slope == 0 else "upper center", fontsize="small", ncols=2)
     return ax
 
 
@@ -537,6 +540,24 @@ def shares(values: Sequence[float], mark: tuple[float, str] | None = None, ax: A
     ax.set(xlabel="test images right", ylabel="networks")
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
+    return ax
+
+
+def digit(picture: Tensor, ax: Axes) -> Axes:
+    """An image (H, W) as a network gets to see it."""
+    ax.imshow(picture.numpy(), cmap="gray_r")
+    ax.set(xlabel="what it sees", xticks=[], yticks=[])
+    return ax
+
+
+def chances(values: Sequence[float], ax: Axes) -> Axes:
+    """The probability of each answer, a bar for each, the largest in another colour."""
+    best = max(values)
+    colours = [BLUE if value == best else GREY for value in values]
+    ax.bar(range(len(values)), values, color=colours, alpha=0.8)
+    ax.set(xlabel="answer", ylabel="probability", ylim=(0, 1), xticks=range(len(values)))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.grid(alpha=0.3, axis="y")
     return ax
 
 

@@ -252,6 +252,31 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
                 "4 times": "That quarter takes as long as before, whoever helps.",
                 "As many times as there are workers": "It would be so if all of the work could be shared.",
                 "3 times": "Three quarters shrink to nothing. What is left is a quarter of the time: 4 times as fast.",
+    "10": [
+        (
+            "On a stair the gradient is 0. What do the dots w - δ and w + δ see?",
+            {
+                "Another stair, if δ is large enough": "They stand elsewhere, and compare heights. On the same stair "
+                "they see a tie, and the weight is kept.",
+                "Nothing, for RSO follows the slope, too": "It never asks for a slope: it compares three losses.",
+                "The gradient, in another form": "With a small δ on a smooth curve, yes. On a stair there is none.",
+            },
+        ),
+        (
+            "In a loop of your own with RSOptimizer: where is the mini-batch drawn?",
+            {
+                "Before step, outside the closure": "So the three calls of the closure share it.",
+                "Inside the closure": "Then each of the three losses has images of its own, and luck chooses.",
+                "Nowhere, RSOptimizer draws it": "It does not know your data: the closure is all that it sees.",
+            },
+        ),
+        (
+            "A network with ReLU and cross-entropy, a million weights. What would you train it with?",
+            {
+                "SGD, or another method with gradients": "There is a gradient: one pass tells all slopes. "
+                "RSO would take three million losses for a cycle.",
+                "RSO, for it needs no gradient": "It needs none, but here there is one, nearly for free.",
+                "RSO, for it makes fewer updates": "Fewer updates of each weight, and far more losses (lesson 08).",
             },
         ),
     ],

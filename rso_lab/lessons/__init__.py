@@ -55,6 +55,7 @@ from rso_lab.lessons.parallel import (
     train_apart,
 )
 from rso_lab.lessons.start import begin, check_choose, train_with
+from rso_lab.lessons.your_own import check_my_net, mine_or_ours, moved, three_losses
 
 __all__ = [
     "RandomProposals",
@@ -85,6 +86,8 @@ __all__ = [
     "measure_cycle",
     "network_price",
     "network_prices",
+    "mine_or_ours",
+    "moved",
     "paired",
     "paper_days",
     "paper_points",
@@ -102,6 +105,7 @@ __all__ = [
     "speed",
     "symptoms",
     "train_apart",
+    "three_losses",
     "train_by_hand",
     "train_with",
     "yours",
@@ -120,6 +124,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "update": check_update,
     "days": check_days,
     "merge": check_merge,
+    "my_net": check_my_net,
 }
 
 

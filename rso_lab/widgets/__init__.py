@@ -2,6 +2,7 @@
 
 from rso_lab.widgets.cost import Cost, Ripple
 from rso_lab.widgets.deeper import Bill
+from rso_lab.widgets.drawing import DrawDigit, mnist_like
 from rso_lab.widgets.microscope import Microscope
 from rso_lab.widgets.quiz import Quiz
 from rso_lab.widgets.recorded import Recorded
@@ -14,6 +15,7 @@ __all__ = [
     "Bill",
     "Cost",
     "Clash",
+    "DrawDigit",
     "Initialisation",
     "Microscope",
     "Monitor",
@@ -25,5 +27,7 @@ __all__ = [
     "Steps",
     "Steps",
     "Workers",
+    "Steps",
+    "mnist_like",
     "watch",
 ]

@@ -11,7 +11,7 @@ from rso_lab import plots
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.notebook import Pictured, image, poster
-from rso_lab.rso import CANDIDATES, RSO, PlainEvaluator, choose, draw_batch, initial_sigmas
+from rso_lab.rso import CANDIDATES, RSO, LossFunction, PlainEvaluator, choose, draw_batch, initial_sigmas
 
 
 class Microscope(Pictured):
@@ -19,10 +19,20 @@ class Microscope(Pictured):
 
     A button keeps the best of the three: it changes the model. The losses are those of one mini-batch of at most 1000
     training images. `parameter` is a dotted parameter name, `index` the weight's place in it; with `gradient`, an arrow
-    shows what calculus says. Raises ValueError where there is no such weight.
+    shows what calculus says; the curve is measured at so many `points`. Raises ValueError where there is no such
+    weight.
     """
 
-    def __init__(self, model: nn.Module, data: Data, parameter: str, index: tuple[int, ...], gradient: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        parameter: str,
+        index: tuple[int, ...],
+        gradient: bool = False,
+        points: int = 61,
+        loss: LossFunction = F.cross_entropy,
+    ):
         network = Network(model, data.x_train[:2])
         layers = {name: layer for layer in network.layers for name in layer.parameters}
         if parameter not in layers:
@@ -31,12 +41,13 @@ class Microscope(Pictured):
         if len(index) != weights.dim() or not all(0 <= i < size for i, size in zip(index, weights.shape, strict=True)):
             raise ValueError(f"index is {index}: {parameter} has shape {tuple(weights.shape)}, each number from 0 on")
         self.weight = weights[index]
+        self.points = points
         self.gradient_of = (layers[parameter].parameters[parameter], index) if gradient else None
         self.label = f"{parameter}{list(index)}"
         self.count = sum(layer.size for layer in network.layers)
         batch_size = min(1000, len(data.x_train))
         self.sigma = initial_sigmas(network, RSO(1, batch_size))[parameter]
-        self.evaluator = PlainEvaluator(network, data, F.cross_entropy)
+        self.evaluator = PlainEvaluator(network, data, loss)
         self.evaluator.begin_sweep(layers[parameter], batch_size)
         network.refresh_statistics(data.x_train)
         self.evaluator.begin_batch(draw_batch(len(data.x_train), batch_size, torch.Generator().manual_seed(0)))
@@ -93,7 +104,7 @@ class Microscope(Pictured):
     def look(self) -> None:
         """Measure the loss along the weight, four sigma to either side of where it is and has been, and draw it."""
         places = [self.weight.item(), *(weight for weight, _ in self.before)]
-        self.curve_weights = np.linspace(min(places) - 4 * self.sigma, max(places) + 4 * self.sigma, 61)
+        self.curve_weights = np.linspace(min(places) - 4 * self.sigma, max(places) + 4 * self.sigma, self.points)
         self.curve_losses = np.array([self.loss_at(weight) for weight in self.curve_weights])
         self.draw()
 
