@@ -201,6 +201,34 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
     ],
+    "07": [
+        (
+            "Two weights have each found a move that lowers the loss by 0.1. Both moves are made. The loss ...",
+            {
+                "may fall by any amount, or rise": "Each was measured while the other one rested. Nobody has looked "
+                "at both.",
+                "falls by 0.2": "Gains add up where the steps are tiny. Otherwise the two may go too far together.",
+                "falls at least by 0.1": "Not even that is sure: in section 1 two neighbours did harm together.",
+            },
+        ),
+        (
+            "With neurons apart, what does a weight see of its layer?",
+            {
+                "What was found for its own neuron; the others are as before the sweep": "So the neurons can be "
+                "searched at the same time, and only neurons can clash.",
+                "All that was found before it": "That is one by one: it has to wait for the others.",
+                "The whole layer as it was before the sweep": "That is weights apart.",
+            },
+        ),
+        (
+            "A quarter of the work cannot be shared. How many times as fast are very many workers at most?",
+            {
+                "4 times": "That quarter takes as long as before, whoever helps.",
+                "As many times as there are workers": "It would be so if all of the work could be shared.",
+                "3 times": "Three quarters shrink to nothing. What is left is a quarter of the time: 4 times as fast.",
+            },
+        ),
+    ],
     "09": [
         (
             "A network gets twice the weights, and one picture costs it twice as much. A cycle of RSO costs ...",
@@ -227,31 +255,9 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
                 "the guesses of the shallowest's. With equally many the three were close in the live run.",
                 "Yes, always": "It also costs more, and at equal guesses the live run shows no lead.",
                 "No, the signal of a weight is lost on its way": "Batch norm and shortcuts hold it up: we measured it.",
-    "07": [
-        (
-            "Two weights have each found a move that lowers the loss by 0.1. Both moves are made. The loss ...",
-            {
-                "may fall by any amount, or rise": "Each was measured while the other one rested. Nobody has looked "
-                "at both.",
-                "falls by 0.2": "Gains add up where the steps are tiny. Otherwise the two may go too far together.",
-                "falls at least by 0.1": "Not even that is sure: in section 1 two neighbours did harm together.",
             },
         ),
-        (
-            "With neurons apart, what does a weight see of its layer?",
-            {
-                "What was found for its own neuron; the others are as before the sweep": "So the neurons can be "
-                "searched at the same time, and only neurons can clash.",
-                "All that was found before it": "That is one by one: it has to wait for the others.",
-                "The whole layer as it was before the sweep": "That is weights apart.",
-            },
-        ),
-        (
-            "A quarter of the work cannot be shared. How many times as fast are very many workers at most?",
-            {
-                "4 times": "That quarter takes as long as before, whoever helps.",
-                "As many times as there are workers": "It would be so if all of the work could be shared.",
-                "3 times": "Three quarters shrink to nothing. What is left is a quarter of the time: 4 times as fast.",
+    ],
     "10": [
         (
             "On a stair the gradient is 0. What do the dots w - δ and w + δ see?",

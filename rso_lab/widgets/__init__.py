@@ -13,8 +13,8 @@ from rso_lab.widgets.workers import Clash, Workers
 __all__ = [
     "Batches",
     "Bill",
-    "Cost",
     "Clash",
+    "Cost",
     "DrawDigit",
     "Initialisation",
     "Microscope",
@@ -25,9 +25,7 @@ __all__ = [
     "Recorded",
     "Ripple",
     "Steps",
-    "Steps",
     "Workers",
-    "Steps",
     "mnist_like",
     "watch",
 ]
