@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ AXES = {  # what accuracy can be drawn against: fields of a Record
     "multiply_adds": "multiply-adds",
     "seconds": "seconds",
 }
+SPENT = tuple(axis for axis in AXES if axis != "cycle")  # what can be counted for every way to train
 
 
 def accuracy(histories: History | Sequence[History], ax: Axes | None = None, against: str = "cycle") -> Axes:
@@ -93,6 +95,14 @@ def comparison(
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right", fontsize="small")
     return ax
+
+
+def four_axes(runs: dict[str, list[History]]) -> Figure:
+    """The same runs against each of SPENT: means over their seeds, lowest to highest as bands."""
+    figure = Figure(figsize=(8.4, 5), layout="constrained")
+    for ax, axis in zip(figure.subplots(2, 2).flat, SPENT, strict=True):
+        comparison(runs, ax, axis).set_title("")
+    return figure
 
 
 def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
@@ -237,6 +247,37 @@ def gains(table: NDArray, moved: Sequence[int], steps: Sequence[float], ax: Axes
         ax.plot(column, best, "o", color="white", markeredgecolor="black", markersize=9)
     ax.set(xlabel="weights moved at once", ylabel="step of each, in sigma_d")
     ax.get_figure(root=True).colorbar(picture, label="mean gain of a proposal (loss)")  # type: ignore[union-attr]
+    return ax
+
+
+def grid(
+    table: NDArray,
+    batch_sizes: Sequence[int],
+    rates: Sequence[float],
+    best: tuple[int, int],
+    label: str,
+    form: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """A grid search, table (batch sizes, rates), as a heat map with its numbers; a frame marks the best.
+
+    nan is what was never reached. label: what the numbers are; form: how they are written.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    picture = ax.imshow(table, cmap="cividis", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    for (row, column), value in np.ndenumerate(table):
+        missing = bool(np.isnan(value))
+        colour = "white" if not missing and value < middle else "black"
+        text = "never" if missing else form.format(value)
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
+    corner = best[1] - 0.47, best[0] - 0.45
+    ax.add_patch(Rectangle(corner, 0.94, 0.9, fill=False, edgecolor=ORANGE, linewidth=3))
+    ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    ax.set_yticks(range(len(batch_sizes)), [str(number) for number in batch_sizes])
+    ax.set(xlabel="learning rate", ylabel="images in a mini-batch")
+    ax.get_figure(root=True).colorbar(picture, label=label)  # type: ignore[union-attr]
     return ax
 
 

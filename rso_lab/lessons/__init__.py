@@ -3,6 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from rso_lab.lessons.against_sgd import (
+    bill,
+    check_sgd_step,
+    descend_with,
+    price_of_a_gradient,
+    recorded,
+    spent_by_the_paper,
+    spent_to,
+)
 from rso_lab.lessons.batches import accepted_changes, check_standard_error, promises
 from rso_lab.lessons.closing import beside_the_paper, compare, ledger, yours
 from rso_lab.lessons.how_much import RandomProposals, check_cosine, gain_table
@@ -25,17 +34,23 @@ __all__ = [
     "accepted_changes",
     "begin",
     "beside_the_paper",
+    "bill",
     "bug_b",
     "check",
     "compare",
+    "descend_with",
     "evaluate",
     "gain_table",
     "ledger",
     "loss_differences",
     "paired",
+    "price_of_a_gradient",
     "promises",
     "random_networks",
+    "recorded",
     "signs",
+    "spent_by_the_paper",
+    "spent_to",
     "symptoms",
     "train_by_hand",
     "train_with",
@@ -50,6 +65,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "apply": check_apply,
     "cosine": check_cosine,
     "visits": check_visits,
+    "sgd_step": check_sgd_step,
     "standard_error": check_standard_error,
 }
 
