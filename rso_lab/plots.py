@@ -101,8 +101,18 @@ def four_axes(runs: dict[str, list[History]]) -> Figure:
     """The same runs against each of SPENT: means over their seeds, lowest to highest as bands."""
     figure = Figure(figsize=(8.4, 5), layout="constrained")
     for ax, axis in zip(figure.subplots(2, 2).flat, SPENT, strict=True):
-        comparison(runs, ax, axis).set_title("")
+        decades(comparison(runs, ax, axis)).set_title("")
     return figure
+
+
+def decades(ax: Axes) -> Axes:
+    """Powers of ten along x, from a whole one to a whole one; what is at 0 is left out."""
+    if ax.dataLim.x1 > 0:
+        first = np.floor(np.log10(ax.dataLim.minposx))
+        last = max(np.ceil(np.log10(ax.dataLim.x1)), first + 1)
+        ax.set_xscale("log", nonpositive="mask")
+        ax.set_xlim(10**first, 10**last)
+    return ax
 
 
 def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
@@ -265,12 +275,12 @@ def grid(
     """
     if ax is None:
         ax = plt.subplots(figsize=(7, 3), layout="constrained")[1]
-    picture = ax.imshow(table, cmap="cividis", aspect="auto")
+    bright_is_high = table[best] == np.nanmax(table)  # and good, in either case
+    picture = ax.imshow(table, cmap="cividis" if bright_is_high else "cividis_r", aspect="auto")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (row, column), value in np.ndenumerate(table):
-        missing = bool(np.isnan(value))
-        colour = "white" if not missing and value < middle else "black"
-        text = "never" if missing else form.format(value)
+        text = "never" if np.isnan(value) else form.format(value)
+        colour = "black" if np.isnan(value) or (value > middle) == bright_is_high else "white"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
     corner = best[1] - 0.47, best[0] - 0.45
     ax.add_patch(Rectangle(corner, 0.94, 0.9, fill=False, edgecolor=ORANGE, linewidth=3))

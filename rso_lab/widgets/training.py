@@ -274,8 +274,8 @@ class Race(Live):
         axis = self.against.value
         lines = {label: (search.measured[axis], search.accuracies) for label, search in self.running.items()}
         ax = plots.learning(lines, self.figure.subplots(), plots.AXES[axis])
-        if len({type(search) for search in self.running.values()}) > 1 and ax.dataLim.x1 > 0:
-            ax.set_xscale("log", nonpositive="mask")  # they differ by powers of ten
+        if len({type(search) for search in self.running.values()}) > 1:
+            plots.decades(ax)  # that is by how much they differ
         return ", ".join(f"{label} {accuracies[-1]:.1%}" for label, (_, accuracies) in lines.items())
 
     def _enable(self) -> None:
