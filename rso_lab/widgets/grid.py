@@ -14,7 +14,7 @@ class Grid(Pictured):
     """The recorded grid search for SGD's settings as a heat map: choose the data, and what is to be best."""
 
     def __init__(self) -> None:
-        self.figure = Figure(figsize=(7, 3), layout="constrained")
+        self.figure = Figure(figsize=(7, 2.7), layout="constrained")
         self.data = ipw.Dropdown(options={"digits": "class", "MNIST": "evening"}, description="data")
         self.best_by = ipw.Dropdown(
             options={"accuracy at the end": "accuracy", "updates to 90 % right": "updates"}, description="best by"

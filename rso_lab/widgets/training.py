@@ -236,7 +236,7 @@ class Race(Live):
         controls = [self.against, *self.taking_part.values()]
         for control in controls:
             control.observe(lambda change: self.post(self.show), names="value")
-        super().__init__(Figure(figsize=(7, 3)), ipw.HBox(controls, layout=ipw.Layout(flex_flow="row wrap")))
+        super().__init__(Figure(figsize=(7, 2.7)), ipw.HBox(controls, layout=ipw.Layout(flex_flow="row wrap")))
 
     @property
     def running(self) -> dict[str, Training]:
@@ -270,10 +270,11 @@ class Race(Live):
     def draw(self) -> str:
         """Show how far each is."""
         self.figure.clear()
-        self.figure.subplots_adjust(left=0.1, right=0.97, bottom=0.16, top=0.95)
+        self.figure.subplots_adjust(left=0.1, right=0.97, bottom=0.18, top=0.95)
         axis = self.against.value
         lines = {label: (search.measured[axis], search.accuracies) for label, search in self.running.items()}
         ax = plots.learning(lines, self.figure.subplots(), plots.AXES[axis])
+        ax.set_xlim(left=0)
         if len({type(search) for search in self.running.values()}) > 1:
             plots.decades(ax)  # that is by how much they differ
         return ", ".join(f"{label} {accuracies[-1]:.1%}" for label, (_, accuracies) in lines.items())
