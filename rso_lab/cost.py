@@ -46,3 +46,20 @@ def layer_costs(network: Network, example: Tensor, settings: RSO, evaluator: str
         changed = [multiply_adds(part, path.spans[0], examples) for part in path.parts if part.node in path.affected]
         costs[layer.name] = Cost(behind, 0) if evaluator == "cached" else Cost(sum(changed), behind)
     return costs
+
+
+def step_cost(cost: Cost, evaluations: int, batch: Tensor, before: Tensor | None) -> int:
+    """Multiply-adds of a proposal with so many evaluations on the images `batch` (B,), after one on those of `before`.
+
+    The network as it is has been run already where the two are the same tensor.
+    """
+    candidates = evaluations - 1 if cost.batch else evaluations
+    return len(batch) * (cost.candidate * candidates + (0 if batch is before else cost.batch))
+
+
+def descent_cost(network: Network, example: Tensor, batch_size: int) -> int:
+    """Multiply-adds of an iteration of SGD: the way back through a layer takes two products for the forward pass's one.
+
+    example (B, C, H, W).
+    """
+    return 3 * forward_cost(network, example) * batch_size

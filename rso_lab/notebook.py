@@ -91,12 +91,12 @@ class Live(Pictured):
 
     A subclass has `work`, a generator that may be left wherever it yields, `draw`, which shows how far it is, and
     `restore`, which makes everything as it was. One of them is at work at a time: a new one, and one that starts, stops
-    the one before.
+    the one before. `choices` are controls of its own, below the buttons.
     """
 
     latest: ClassVar["Live | None"] = None  # that has been started
 
-    def __init__(self, figure: Figure):
+    def __init__(self, figure: Figure, *choices: ipw.Widget):
         self.figure = figure
         self.state = "ready"  # then "running", "paused", "stopped" or "done"
         self.working: Generator[None] | None = None
@@ -119,7 +119,7 @@ class Live(Pictured):
         self.image = ipw.HTML()
         self.show()
         controls = ipw.HBox([*self.buttons.values(), self.said], layout=ipw.Layout(flex_flow="row wrap"))
-        super().__init__([controls, self.image])
+        super().__init__([controls, *choices, self.image])
 
     @staticmethod
     def stop_latest() -> None:

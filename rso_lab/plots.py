@@ -38,6 +38,7 @@ AXES = {  # what accuracy can be drawn against: fields of a Record
     "multiply_adds": "multiply-adds",
     "seconds": "seconds",
 }
+SPENT = tuple(axis for axis in AXES if axis != "cycle")  # what can be counted for every way to train
 
 
 def accuracy(histories: History | Sequence[History], ax: Axes | None = None, against: str = "cycle") -> Axes:
@@ -105,6 +106,25 @@ def comparison(
 
 
 def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None, xlabel: str) -> Axes:
+def four_axes(runs: dict[str, list[History]]) -> Figure:
+    """The same runs against each of SPENT: means over their seeds, lowest to highest as bands."""
+    figure = Figure(figsize=(8.4, 5), layout="constrained")
+    for ax, axis in zip(figure.subplots(2, 2).flat, SPENT, strict=True):
+        decades(comparison(runs, ax, axis)).set_title("")
+    return figure
+
+
+def decades(ax: Axes) -> Axes:
+    """Powers of ten along x, from a whole one to a whole one; what is at 0 is left out."""
+    if ax.dataLim.x1 > 0:
+        first = np.floor(np.log10(ax.dataLim.minposx))
+        last = max(np.ceil(np.log10(ax.dataLim.x1)), first + 1)
+        ax.set_xscale("log", nonpositive="mask")
+        ax.set_xlim(10**first, 10**last)
+    return ax
+
+
+def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
     """Accuracy while networks train, by name: (how far, accuracy there)."""
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
@@ -253,6 +273,37 @@ def gains(table: NDArray, moved: Sequence[int], steps: Sequence[float], ax: Axes
         ax.plot(column, best, "o", color="white", markeredgecolor="black", markersize=9)
     ax.set(xlabel="weights moved at once", ylabel="step of each, in sigma_d")
     ax.get_figure(root=True).colorbar(picture, label="mean gain of a proposal (loss)")  # type: ignore[union-attr]
+    return ax
+
+
+def grid(
+    table: NDArray,
+    batch_sizes: Sequence[int],
+    rates: Sequence[float],
+    best: tuple[int, int],
+    label: str,
+    form: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """A grid search, table (batch sizes, rates), as a heat map with its numbers; a frame marks the best.
+
+    nan is what was never reached. label: what the numbers are; form: how they are written.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 3), layout="constrained")[1]
+    bright_is_high = table[best] == np.nanmax(table)  # and good, in either case
+    picture = ax.imshow(table, cmap="cividis" if bright_is_high else "cividis_r", aspect="auto")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    for (row, column), value in np.ndenumerate(table):
+        text = "never" if np.isnan(value) else form.format(value)
+        colour = "black" if np.isnan(value) or (value > middle) == bright_is_high else "white"
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
+    corner = best[1] - 0.47, best[0] - 0.45
+    ax.add_patch(Rectangle(corner, 0.94, 0.9, fill=False, edgecolor=ORANGE, linewidth=3))
+    ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    ax.set_yticks(range(len(batch_sizes)), [str(number) for number in batch_sizes])
+    ax.set(xlabel="learning rate", ylabel="images in a mini-batch")
+    ax.get_figure(root=True).colorbar(picture, label=label)  # type: ignore[union-attr]
     return ax
 
 

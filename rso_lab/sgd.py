@@ -58,31 +58,36 @@ class SGD:
 def descend(
     model: nn.Module, data: Data, settings: SGD, generator: torch.Generator, loss: Callable[[Any, Any], Any]
 ) -> Iterator[int]:
-    """Train `model`, in eval mode, in place; after each epoch, yields how many iterations there have been.
+    """Train `model`, in eval mode, in place; after each iteration, yields how many there have been.
 
     An epoch takes as many whole mini-batches as there are, in a random order. While one trains, batch norms use the
     mini-batch's statistics. Raises FloatingPointError when the loss is not finite.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    batches = len(data.x_train) // settings.batch_size
+    batches = batches_of(data, settings)
     optimizer, schedule = schedule_of(model, settings, batches)
-    for epoch in range(1, settings.epochs + 1):
-        for norm in norms:
-            norm.train()
-        try:
-            order = torch.randperm(len(data.x_train), generator=generator).to(data.x_train.device)
-            for rows in order.split(settings.batch_size)[:batches]:
+    for epoch in range(settings.epochs):
+        order = torch.randperm(len(data.x_train), generator=generator).to(data.x_train.device)
+        for number, rows in enumerate(order.split(settings.batch_size)[:batches], 1):
+            for norm in norms:
+                norm.train()
+            try:
                 optimizer.zero_grad()
                 with torch.enable_grad():
                     current = loss(model(data.x_train[rows]), data.y_train[rows])
                     current.backward()
                 if not math.isfinite(current.item()):
-                    raise FloatingPointError(f"the loss is {current.item()} in epoch {epoch}")
+                    raise FloatingPointError(f"the loss is {current.item()} in epoch {epoch + 1}")
                 optimizer.step()
                 schedule.step()
-        finally:
-            model.eval()
-        yield epoch * batches
+            finally:
+                model.eval()
+            yield epoch * batches + number
+
+
+def batches_of(data: Data, settings: SGD) -> int:
+    """How many iterations an epoch has."""
+    return len(data.x_train) // settings.batch_size
 
 
 def schedule_of(model: nn.Module, settings: SGD, batches: int) -> tuple[torch.optim.Optimizer, LambdaLR]:

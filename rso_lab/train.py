@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rso_lab.checkpoint import Checkpoints, State, identify
-from rso_lab.cost import forward_cost, layer_costs
+from rso_lab.cost import descent_cost, layer_costs, step_cost
 from rso_lab.data import Data, usable_device
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
@@ -37,7 +37,7 @@ from rso_lab.rso import (
     search_cycle,
     searched_layers,
 )
-from rso_lab.sgd import SGD, descend
+from rso_lab.sgd import SGD, batches_of, descend
 
 
 def _fastest(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
@@ -321,20 +321,23 @@ def _events(job: _Job) -> Iterator[Step | Record]:
 def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
     begun = time.perf_counter()
     model = job.network.module
-    forward = forward_cost(job.network, job.data.x_train)
+    batches = batches_of(job.data, method)
+    cost = descent_cost(job.network, job.data.x_train, method.batch_size)
     try:
-        for epoch, iterations in enumerate(descend(model, job.data, method, job.generator, job.loss), 1):
+        for iterations in descend(model, job.data, method, job.generator, job.loss):
+            if iterations % batches:
+                continue
             job.network.stale = set(job.network.batch_norms)
             job.network.refresh_statistics(job.data.x_train)
             yield Record(
-                cycle=epoch,
+                cycle=iterations // batches,
                 layer=None,
                 **_measured(job),
                 kept={},
                 accepted={},
                 updates=iterations,
                 evaluations=iterations,
-                multiply_adds=3 * forward * method.batch_size * iterations,
+                multiply_adds=cost * iterations,
                 seconds=time.perf_counter() - begun,
                 evaluator="backpropagation",
             )
@@ -397,13 +400,10 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
     with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
         for step in cycle_steps:
             unread.append((step.layer, step.chosen, step.candidate_losses))
-            evaluations, cost = 3 if method.opposite else 2, costs[step.layer]
+            evaluations = 3 if method.opposite else 2
             progress.evaluations += evaluations
-            candidates = evaluations - 1 if cost.batch else evaluations
-            progress.multiply_adds += len(step.batch) * cost.candidate * candidates
-            if step.batch is not batch:
-                batch = step.batch
-                progress.multiply_adds += len(batch) * cost.batch
+            progress.multiply_adds += step_cost(costs[step.layer], evaluations, step.batch, batch)
+            batch = step.batch
             yield step
             if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
                 loss = _read(unread, progress.choices)
@@ -458,7 +458,7 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
         at_each = 3 if method.opposite else 2
         total = at_each * settings["parameters"] * method.cycles
     else:
-        total = method.epochs * (len(job.data.x_train) // method.batch_size)
+        total = method.epochs * batches_of(job.data, method)
     here = machine(job.data.x_train.device) + (f", ranks: {job.ranks.count}" if job.ranks.count > 1 else "")
     history = History(settings, job.seed, versions(), here, command)
     history.cycles += job.progress.records

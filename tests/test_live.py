@@ -50,7 +50,7 @@ def test_it_ends_in_the_weights_of_fit_whatever_is_pressed(digits):
     monitor.finish()
     assert monitor.state == "done"
     assert same(weights(model), weights(other))
-    assert monitor.search.measured[-1] == fitted.cycles[-1].evaluations
+    assert monitor.search.measured["evaluations"][-1] == fitted.cycles[-1].evaluations
     assert monitor.search.kept == {name: share for name, share in fitted.cycles[-1].kept.items() if name != "all"}
 
 
@@ -58,7 +58,7 @@ def test_the_accuracies_are_the_networks(digits, monitor):
     first = copy.deepcopy(monitor.search.model)
     monitor.finish()
     fitted = rso.fit(first, digits, RSO, seed=0)
-    found = dict(zip(monitor.search.measured, monitor.search.accuracies, strict=True))
+    found = dict(zip(monitor.search.measured["evaluations"], monitor.search.accuracies, strict=True))
     assert len(found) == 1 + 2 * 4 + 1  # 690 is no multiple of four
     for record in fitted.cycles:
         if record.evaluations in found:
@@ -105,7 +105,7 @@ def test_reset_is_the_beginning(monitor):
         assert not same(ends[-1], first)
         monitor.buttons["reset"].click()
         assert same(weights(monitor.search.model), first)
-        assert monitor.search.measured == [0]
+        assert monitor.search.measured["evaluations"] == [0]
         assert usable(monitor) == {"start"}
     assert same(*ends)
 

@@ -3,6 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from rso_lab.lessons.against_sgd import (
+    bill,
+    check_sgd_step,
+    descend_with,
+    price_of_a_gradient,
+    recorded,
+    spent_by_the_paper,
+    spent_to,
+)
 from rso_lab.lessons.batches import accepted_changes, check_standard_error, promises
 from rso_lab.lessons.closing import beside_the_paper, compare, ledger, yours
 from rso_lab.lessons.cost import (
@@ -63,6 +72,7 @@ __all__ = [
     "accepted_changes",
     "begin",
     "beside_the_paper",
+    "bill",
     "bug_b",
     "candidate_table",
     "check",
@@ -76,6 +86,7 @@ __all__ = [
     "depth_runs",
     "duration",
     "equal_guesses",
+    "descend_with",
     "evaluate",
     "gain_table",
     "growth",
@@ -100,6 +111,13 @@ __all__ = [
     "recorded_speed",
     "signs",
     "speed",
+    "price_of_a_gradient",
+    "promises",
+    "random_networks",
+    "recorded",
+    "signs",
+    "spent_by_the_paper",
+    "spent_to",
     "symptoms",
     "three_losses",
     "train_apart",
@@ -116,6 +134,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "apply": check_apply,
     "cosine": check_cosine,
     "visits": check_visits,
+    "sgd_step": check_sgd_step,
     "standard_error": check_standard_error,
     "multiply_adds": check_multiply_adds,
     "update": check_update,

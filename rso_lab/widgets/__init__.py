@@ -3,6 +3,7 @@
 from rso_lab.widgets.cost import Cost, Ripple
 from rso_lab.widgets.deeper import Bill
 from rso_lab.widgets.drawing import DrawDigit, mnist_like
+from rso_lab.widgets.grid import Grid
 from rso_lab.widgets.microscope import Microscope
 from rso_lab.widgets.quiz import Quiz
 from rso_lab.widgets.recorded import Recorded
@@ -16,6 +17,7 @@ __all__ = [
     "Clash",
     "Cost",
     "DrawDigit",
+    "Grid",
     "Initialisation",
     "Microscope",
     "Monitor",
@@ -27,5 +29,6 @@ __all__ = [
     "Steps",
     "Workers",
     "mnist_like",
+    "Steps",
     "watch",
 ]

@@ -2,43 +2,55 @@
 
 import contextlib
 import copy
+import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Generator, Iterable
+from typing import Any, cast
 
+import ipywidgets as ipw
 import torch
+import torch.nn.functional as F
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from rso_lab import plots
+from rso_lab.cost import descent_cost, layer_costs, step_cost
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.notebook import Live, described
 from rso_lab.rso import RSO, Step, searched_layers
+from rso_lab.sgd import SGD, batches_of, descend
 from rso_lab.train import steps
 
 
-class Search:
-    """A search, and its accuracy on at most 1000 test images, four times a cycle.
+class Training(ABC):
+    """A network while it trains: what it has spent, and its accuracy on at most 1000 test images.
 
     For the accuracy, batch norms use the statistics of these images: those of the training set are up to date when the
-    search rests.
+    training rests.
     """
 
-    def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int):
-        self.model, self.data, self.method, self.seed = model, data, method, seed
+    every: int  # after so many steps the accuracy is measured: four times a cycle or an epoch
+    total: int  # steps that there are
+
+    def __init__(self, model: nn.Module, data: Data, seed: int):
+        self.model, self.data, self.seed = model, data, seed
         self.network = Network(model, data.x_train[:2])
-        self.sizes = {layer.name: layer.size for layer in searched_layers(self.network, method)}
-        self.cycle_length = sum(self.sizes.values())  # proposals
         self.first = copy.deepcopy(model.state_dict())
         self.begin()
 
     def begin(self) -> None:
-        """Nothing is searched yet."""
-        self.proposals = self.evaluations = 0
-        self.kept: dict[str, float] = {}  # share of weights that the last whole sweep of a layer kept
-        self.measured, self.accuracies = [0], [self.accuracy()]  # after how many evaluations, and what was found
+        """Nothing is done yet."""
+        self.evaluations = self.multiply_adds = 0  # these four as a Record has them
+        self.updates = self.seconds = 0.0
+        self.accuracies: list[float] = []
+        self.measured: dict[str, list[float]] = {
+            axis: [] for axis in plots.SPENT
+        }  # what had been spent, for each accuracy
+        self.measure()
 
     def restore(self) -> None:
         """Give the model its first weights."""
@@ -51,24 +63,31 @@ class Search:
         self.network.stale = set(self.network.batch_norms)
         self.network.refresh_statistics(self.data.x_train)
 
-    def steps(self) -> Generator[Step]:
+    def steps(self) -> Generator[None]:
         """All of it, step by step."""
-        every = max(1, self.cycle_length // 4)
-        search = steps(self.model, self.data, self.method, seed=self.seed)
-        with contextlib.closing(search):  # type: ignore[type-var]
-            choices: Counter = Counter()
-            for step in search:
-                layer = step.layer or "all layers"
-                choices[step.choice] += 1
-                if choices.total() == self.sizes.get(layer, self.cycle_length):
-                    self.kept[layer] = choices["keep"] / choices.total()
-                    choices.clear()
-                self.proposals += 1
-                self.evaluations += 3 if self.method.opposite else 2
-                if self.proposals % every == 0 or self.proposals == self.cycle_length * self.method.cycles:
-                    self.accuracies.append(self.accuracy())
-                    self.measured.append(self.evaluations)
-                yield step
+        with contextlib.closing(self.work()) as work:
+            begun = time.perf_counter()
+            for number, step in enumerate(work, 1):
+                self.seconds += time.perf_counter() - begun
+                self.count(step)
+                if number % self.every == 0 or number == self.total:
+                    self.measure()
+                yield
+                begun = time.perf_counter()
+
+    @abstractmethod
+    def work(self) -> Generator[Any]:
+        """The training itself."""
+
+    @abstractmethod
+    def count(self, step: Any) -> None:
+        """Add what a step has spent."""
+
+    def measure(self) -> None:
+        """Take the accuracy."""
+        self.accuracies.append(self.accuracy())
+        for axis, places in self.measured.items():
+            places.append(getattr(self, axis))
 
     @torch.no_grad()
     def accuracy(self) -> float:
@@ -76,6 +95,67 @@ class Search:
         x, y = self.data.x_test[:1000], self.data.y_test[:1000]
         values = self.network.propagate({self.network.input: x}, batch_statistics_from=1)
         return (values[self.network.nodes[-1]].argmax(dim=1) == y).float().mean().item()
+
+
+class Search(Training):
+    """RSO: a step is a proposal."""
+
+    def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int):
+        super().__init__(model, data, seed)
+        self.method = method
+        self.sizes = {layer.name: layer.size for layer in searched_layers(self.network, method)}
+        self.cycle_length = sum(self.sizes.values())  # proposals
+        self.every, self.total = max(1, self.cycle_length // 4), self.cycle_length * method.cycles
+        self.costs = layer_costs(self.network, data.x_train, method, "incremental")
+
+    def begin(self) -> None:
+        """Nothing is searched yet."""
+        super().begin()
+        self.proposals = 0
+        self.kept: dict[str, float] = {}  # share of weights that the last whole sweep of a layer kept
+        self.choices: Counter = Counter()  # of the sweep that is under way
+        self.batch: Tensor | None = None
+
+    def work(self) -> Generator[Step]:
+        """The search."""
+        search = steps(self.model, self.data, self.method, seed=self.seed, evaluator="incremental")
+        return cast(Generator[Step], search)
+
+    def count(self, step: Step) -> None:
+        """Add what a proposal has spent, and what became of it."""
+        layer = step.layer or "all layers"
+        self.choices[step.choice] += 1
+        if self.choices.total() == self.sizes.get(layer, self.cycle_length):
+            self.kept[layer] = self.choices["keep"] / self.choices.total()
+            self.choices.clear()
+        evaluations = 3 if self.method.opposite else 2
+        self.proposals += 1
+        self.updates = self.proposals / self.cycle_length
+        self.evaluations += evaluations
+        self.multiply_adds += step_cost(self.costs[step.layer], evaluations, step.batch, self.batch)
+        self.batch = step.batch
+
+
+class Descent(Training):
+    """SGD: a step is an iteration."""
+
+    def __init__(self, model: nn.Module, data: Data, method: SGD, seed: int):
+        super().__init__(model, data, seed)
+        self.method = method
+        batches = batches_of(data, method)
+        self.every, self.total = max(1, batches // 4), batches * method.epochs
+        self.cost = descent_cost(self.network, data.x_train, method.batch_size)
+
+    def work(self) -> Generator[int]:
+        """The descent."""
+        generator = torch.Generator().manual_seed(self.seed)
+        descent = descend(self.model, self.data, self.method, generator, F.cross_entropy)
+        return cast(Generator[int], descent)
+
+    def count(self, step: int) -> None:
+        """Add what an iteration has spent."""
+        self.updates = self.evaluations = step
+        self.multiply_adds += self.cost
 
 
 class Monitor(Live):
@@ -93,8 +173,7 @@ class Monitor(Live):
 
     def work(self) -> Generator[None]:
         """The search, step by step."""
-        for _ in self.search.steps():
-            yield
+        return self.search.steps()
 
     def restore(self) -> None:
         """Give the model its first weights."""
@@ -110,9 +189,7 @@ class Monitor(Live):
         self.figure.clear()
         self.figure.subplots_adjust(left=0.09, right=0.98, bottom=0.17, top=0.88, wspace=0.35)
         learning, kept, filters = self.figure.subplots(1, 3, width_ratios=(1.6, 1.1, 1))
-        per_cycle = (3 if seen.method.opposite else 2) * seen.cycle_length
-        cycles = [evaluations / per_cycle for evaluations in seen.measured]
-        plots.learning({"the network": (cycles, seen.accuracies)}, learning, "cycle")
+        plots.learning({"the network": (seen.measured["updates"], seen.accuracies)}, learning, "cycle")
         learning.set_xlim(0, seen.method.cycles)
         plots.kept(seen.kept, kept)
         shape = self.data.x_train.shape[1:]
@@ -126,24 +203,58 @@ class Monitor(Live):
 
 
 class Race(Live):
-    """Several ways to search, all from the same random weights, at equal evaluations of the loss."""
+    """Several ways to train, all from the same random weights: choose who takes part, and what is counted.
 
-    def __init__(self, model: nn.Module, data: Data, methods: dict[str, RSO], seed: int = 0):
+    Who has spent least of what is counted makes the next step. It may be changed at any time: all of it is recorded.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        methods: dict[str, RSO | SGD],
+        seed: int = 0,
+        against: str = "evaluations",
+    ):
         self.stop_latest()
-        self.searches = {label: Search(copy.deepcopy(model), data, method, seed) for label, method in methods.items()}
-        super().__init__(Figure(figsize=(7, 3.4)))
+        self.searches = {
+            label: Search(copy.deepcopy(model), data, method, seed)
+            if isinstance(method, RSO)
+            else Descent(copy.deepcopy(model), data, method, seed)
+            for label, method in methods.items()
+        }
+        boxes = ipw.Layout(width="auto")
+        self.taking_part = {
+            label: ipw.Checkbox(value=True, description=label, indent=False, layout=boxes) for label in methods
+        }
+        self.against = ipw.Dropdown(
+            options=[(plots.AXES[axis], axis) for axis in plots.SPENT],
+            value=against,
+            description="count",
+            layout=ipw.Layout(width="auto", min_width="300px"),
+        )
+        controls = [self.against, *self.taking_part.values()]
+        for control in controls:
+            control.observe(lambda change: self.post(self.show), names="value")
+        super().__init__(Figure(figsize=(7, 2.7)), ipw.HBox(controls, layout=ipw.Layout(flex_flow="row wrap")))
+
+    @property
+    def running(self) -> dict[str, Training]:
+        """Those who take part."""
+        return {label: search for label, search in self.searches.items() if self.taking_part[label].value}
 
     def work(self) -> Generator[None]:
         """Each time, the one that is behind makes a step."""
         with contextlib.ExitStack() as all_ended:
             going = {
-                label: all_ended.enter_context(contextlib.closing(search.steps()))
-                for label, search in self.searches.items()
+                search: all_ended.enter_context(contextlib.closing(search.steps())) for search in self.running.values()
             }
             while going:
-                label = min(going, key=lambda label: self.searches[label].evaluations)
-                if next(going[label], None) is None:
-                    del going[label]
+                behind = min(going, key=lambda search: getattr(search, self.against.value))
+                try:
+                    next(going[behind])
+                except StopIteration:
+                    del going[behind]
                 yield
 
     def restore(self) -> None:
@@ -159,10 +270,19 @@ class Race(Live):
     def draw(self) -> str:
         """Show how far each is."""
         self.figure.clear()
-        self.figure.subplots_adjust(left=0.1, right=0.97, bottom=0.15, top=0.95)
-        lines = {label: (search.measured, search.accuracies) for label, search in self.searches.items()}
-        plots.learning(lines, self.figure.subplots(), plots.AXES["evaluations"])
+        self.figure.subplots_adjust(left=0.1, right=0.97, bottom=0.18, top=0.95)
+        axis = self.against.value
+        lines = {label: (search.measured[axis], search.accuracies) for label, search in self.running.items()}
+        ax = plots.learning(lines, self.figure.subplots(), plots.AXES[axis])
+        ax.set_xlim(left=0)
+        if len({type(search) for search in self.running.values()}) > 1:
+            plots.decades(ax)  # that is by how much they differ
         return ", ".join(f"{label} {accuracies[-1]:.1%}" for label, (_, accuracies) in lines.items())
+
+    def _enable(self) -> None:
+        super()._enable()
+        for box in self.taking_part.values():
+            box.disabled = self.state != "ready"  # those who have begun
 
 
 def watch(histories: Iterable[History]) -> History:
