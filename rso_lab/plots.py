@@ -105,7 +105,6 @@ def comparison(
     return ax
 
 
-def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None, xlabel: str) -> Axes:
 def four_axes(runs: dict[str, list[History]]) -> Figure:
     """The same runs against each of SPENT: means over their seeds, lowest to highest as bands."""
     figure = Figure(figsize=(8.4, 5), layout="constrained")
@@ -124,7 +123,7 @@ def decades(ax: Axes) -> Axes:
     return ax
 
 
-def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes, xlabel: str) -> Axes:
+def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None, xlabel: str) -> Axes:
     """Accuracy while networks train, by name: (how far, accuracy there)."""
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]

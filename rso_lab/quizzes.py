@@ -229,6 +229,36 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
     ],
+    "08": [
+        (
+            "'RSO needs 50 updates of all weights where SGD needs 600.' What does that say of the arithmetic?",
+            {
+                "Nothing: an update is not the same work for both": "One of RSO's takes three losses for every single "
+                "weight, one of SGD's takes one loss and the way back.",
+                "RSO takes a twelfth of it": "It would, if an update cost the same.",
+                "RSO takes half of it, as it has no way back": "It has no way back, but three losses for each weight.",
+            },
+        ),
+        (
+            "What does one iteration of SGD cost, in multiply-adds?",
+            {
+                "About three forward passes, however many weights there are": "One there, and about two for the way "
+                "back, which gives the slopes of all weights.",
+                "Three forward passes for each weight": "That is RSO without shortcuts.",
+                "One forward pass": "That is the loss. The slopes take the way back.",
+            },
+        ),
+        (
+            "SGD's settings come from a grid search of 60 runs. What belongs into a fair comparison?",
+            {
+                "The 60 runs, and what the rival's settings took to find": "Whoever does not know the settings has to "
+                "pay for them. RSO's first sigma is measured, but its cycles and mini-batches were chosen, too.",
+                "The best run alone": "It is known to be the best only after the others have been made.",
+                "The settings that are best on the test images": "Then the test images have trained along: settings "
+                "are chosen on held-out training images.",
+            },
+        ),
+    ],
     "09": [
         (
             "A network gets twice the weights, and one picture costs it twice as much. A cycle of RSO costs ...",
@@ -283,33 +313,6 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
                 "RSO would take three million losses for a cycle.",
                 "RSO, for it needs no gradient": "It needs none, but here there is one, nearly for free.",
                 "RSO, for it makes fewer updates": "Fewer updates of each weight, and far more losses (lesson 08).",
-    "08": [
-        (
-            "'RSO needs 50 updates of all weights where SGD needs 600.' What does that say of the arithmetic?",
-            {
-                "Nothing: an update is not the same work for both": "One of RSO's takes three losses for every single "
-                "weight, one of SGD's takes one loss and the way back.",
-                "RSO takes a twelfth of it": "It would, if an update cost the same.",
-                "RSO takes half of it, as it has no way back": "It has no way back, but three losses for each weight.",
-            },
-        ),
-        (
-            "What does one iteration of SGD cost, in multiply-adds?",
-            {
-                "About three forward passes, however many weights there are": "One there, and about two for the way "
-                "back, which gives the slopes of all weights.",
-                "Three forward passes for each weight": "That is RSO without shortcuts.",
-                "One forward pass": "That is the loss. The slopes take the way back.",
-            },
-        ),
-        (
-            "SGD's settings come from a grid search of 60 runs. What belongs into a fair comparison?",
-            {
-                "The 60 runs, and what the rival's settings took to find": "Whoever does not know the settings has to "
-                "pay for them. RSO's first sigma is measured, but its cycles and mini-batches were chosen, too.",
-                "The best run alone": "It is known to be the best only after the others have been made.",
-                "The settings that are best on the test images": "Then the test images have trained along: settings "
-                "are chosen on held-out training images.",
             },
         ),
     ],

@@ -29,6 +29,5 @@ __all__ = [
     "Steps",
     "Workers",
     "mnist_like",
-    "Steps",
     "watch",
 ]
