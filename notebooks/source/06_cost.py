@@ -207,8 +207,6 @@ rso.widgets.Cost((1, 28, 28))
 # That was counted. Now the clock: the same network on digits, with 250 images. A few weights of each layer are timed, and the
 # time of one is multiplied by the number of weights. With the images held for a neuron, *incremental* takes about 20 times fewer
 # multiply-adds than *plain*. How many times faster will it be?
-#
-# (The first time on a machine, the package's loops are compiled: then the bar stands still for half a minute.)
 
 # %%
 prediction = ...  # <- your prediction: 1 is as fast as plain, 20 is as the count says

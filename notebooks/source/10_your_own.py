@@ -209,8 +209,9 @@ rso.lessons.ledger("10", history)
 rso.lessons.beside_the_paper(history)
 
 # %% [markdown]
-# `1.weight` is the first layer, `3.weight` the last. (Three cycles are not RSO's end: it is what a lesson has time for.) Behind the last layer there is no step: it has a gradient, and SGD does with it
-# what can be done. The first layer stays as random as it was, for SGD. RSO moves it, and reads better.
+# `1.weight` is the first layer, `3.weight` the last. (Three cycles are not RSO's end: it is what a lesson has time for.) Behind
+# the last layer there is no step: it has a gradient, and SGD does with it what can be done. The first layer stays as random as
+# it was, for SGD. RSO moves it, and reads better.
 #
 # **Is that a triumph?** Not quite. Where there is no gradient, one may *pretend* one. Below, the
 # network still steps, but for the calculus the step is taken for a straight line. (It is called the *straight-through* trick.)

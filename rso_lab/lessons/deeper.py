@@ -129,7 +129,7 @@ def recorded_speed() -> float:
     return last.multiply_adds / last.seconds
 
 
-def bill(depth: str, how: str, images: int, cycles: int) -> float:
+def plan_days(depth: str, how: str, images: int, cycles: int) -> float:
     """Days that RSO takes at the recorded speed, by its counted multiply-adds."""
     return network_price(depth).cycle[how] * images * cycles / recorded_speed() / DAY
 
@@ -156,7 +156,7 @@ def paper_points() -> dict[str, tuple[float, float]]:
     return {
         "paper, depth10, SGD": (by_sgd, PAPER_SGD[-1]),
         "paper, depth10, RSO": (by_rso, accuracy),
-        "the same, at this kit's speed": (bill("depth10", "cached", images, cycles), accuracy),
+        "the same, at this kit's speed": (plan_days("depth10", "cached", images, cycles), accuracy),
     }
 
 

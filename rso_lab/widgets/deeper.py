@@ -47,7 +47,7 @@ class Bill(Pictured):
 
     def draw(self) -> None:
         """Show where the plan is on the axis of time."""
-        self.days = deeper.bill(self.depth.value, self.how.value, self.images.value, self.cycles.value)
+        self.days = deeper.plan_days(self.depth.value, self.how.value, self.images.value, self.cycles.value)
         self.axes.clear()
         plots.bills(self.runs, self.points, ("your plan", self.days), self.axes)
         self.axes.set_xlim(plots.TIMES["1 s"] / 3, 5 * plots.TIMES["1000 days"])  # the same for all plans
