@@ -34,7 +34,7 @@ book: $(VENV)/dev
 
 test: $(VENV)/dev lint
 	$(PY) -m pytest -n auto --maxprocesses 4 tests $(ARGS)
-	$(PY) -m pytest -n auto --maxprocesses 2 --dist loadscope notebooks
+	$(PY) -m pytest -n auto --maxprocesses 2 --dist loadscope notebooks/complete
 
 test-browser: $(VENV)/browser
 	$(PY) -m pytest -rs tests/browser.py $(ARGS)
