@@ -32,7 +32,7 @@ class Lesson(NamedTuple):
         text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         number, name = re.search(r"^# (\d\d) · (.+?)(?::|$)", text, re.MULTILINE).groups()
         minutes, builds_on = re.search(r"^\*\*(\d+) minutes\b[^*]*· (builds on [^*.]+)", text, re.MULTILINE).groups()
-        skipped = re.search(r"Short\s+of\s+time\?\s+Skip\s+([^.]+)\.|more\s+for\s+(section\s+\d)", text)
+        skipped = re.search(r"Short\s+of\s+time\?\s+(?:Skip|Leave\s+out)\s+([^.]+)\.|more\s+for\s+(section\s+\d)", text)
         message = re.search(r"^## \d+ · What you take home.*?\*\*(.+?)[.:,]?\*\*", text, re.MULTILINE | re.DOTALL)
         return cls(
             number,

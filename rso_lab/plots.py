@@ -9,9 +9,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, ScalarFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -646,21 +649,88 @@ def colour_pictures(data: Data) -> Figure:
 
 
 def describe(figure: Figure) -> str:
-    """The figure in words, for those who do not see it: axes, and where each line begins and ends."""
+    """The figure in words, for those who do not see it: its axes, lines, bars and heat maps, in a few numbers each."""
+    scales = {image.colorbar.ax for ax in figure.axes for image in ax.images if image.colorbar}
     told = [figure.get_suptitle()]
     for ax in figure.axes:
-        told.append(ax.get_title().replace("\n", ", "))
-        told.append(f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "")
-        for line in ax.lines:
-            places, heights = (np.asarray(numbers) for numbers in line.get_data(orig=False))
-            is_mark = len(places) == 2 and places[0] == places[1]
-            label = str(line.get_label())
-            if not len(places) or is_mark or label.startswith("_"):  # as matplotlib calls what has no name
-                continue
-            form = ax.yaxis.get_major_formatter().format_data_short
-            ends = [form(float(height)).strip() for height in heights[[0, -1]]]
-            told.append(f"{label}: {' to '.join(dict.fromkeys(ends))}")
+        if ax not in scales:  # what a colour bar says is said of its image
+            names = [name.replace("\n", ", ") for name in (ax.get_ylabel(), ax.get_xlabel()) if name]
+            told += [ax.get_title().replace("\n", ", "), " against ".join(names)]
+            told += [*_lines_told(ax), *_bars_told(ax), *_table_told(ax)]
+            told += [f"{image.colorbar.ax.get_ylabel()}: {_range(image)}" for image in ax.images if image.colorbar]
     return ". ".join(part for part in told if part)
+
+
+def _lines_told(ax: Axes) -> list[str]:
+    """Where each line begins and ends; of one that goes straight up, such as the paper's value, its name."""
+    told = []
+    form = ax.yaxis.get_major_formatter().format_data_short
+    for line in ax.lines:
+        places, heights = (np.asarray(numbers) for numbers in line.get_data(orig=False))
+        label = str(line.get_label())
+        if not len(places) or label.startswith("_"):  # as matplotlib calls what has no name
+            continue
+        is_mark = len(places) == 2 and places[0] == places[1]
+        ends = [form(float(height)).strip() for height in heights[[0, -1]]]
+        told.append(label if is_mark else f"{label}: {' to '.join(dict.fromkeys(ends))}")
+    return told
+
+
+def _bars_told(ax: Axes) -> list[str]:
+    """How long each bar is, those at the same place together; of more than 16 where they are and which is longest."""
+    told = []
+    for group in ax.containers:
+        if not isinstance(group, BarContainer) or not group.patches:
+            continue
+        upright = group.orientation == "vertical"
+        along, across = (ax.yaxis, ax.xaxis) if upright else (ax.xaxis, ax.yaxis)
+        lengths: dict[str, float] = {}
+        for bar in group.patches:
+            place = bar.get_x() + bar.get_width() / 2 if upright else bar.get_y() + bar.get_height() / 2
+            name = _tick(across, place) if _has_names(across) else _number(across, place)
+            lengths[name] = lengths.get(name, 0) + (bar.get_height() if upright else bar.get_width())
+        if len(lengths) > 16:  # a histogram
+            names = [name for name, length in lengths.items() if length]
+            words = f"from {names[0]} to {names[-1]}, most at {max(lengths, key=lengths.__getitem__)}"
+        else:
+            pairs = ((name, _number(along, length)) for name, length in lengths.items())
+            words = ", ".join(": ".join(filter(None, pair)) for pair in pairs)
+        labels = (str(named.get_label()) for named in (group, group.patches[0]))  # a histogram's is the bar's
+        told.append(": ".join([*(label for label in labels if label and not label.startswith("_")), words]))
+    return told
+
+
+def _table_told(ax: Axes) -> list[str]:
+    """What is written into the rows of a table, or of boxes, that have names."""
+    rows: dict[str, list[str]] = {}
+    for text in ax.texts:
+        if text.get_transform() == ax.transData and _has_names(ax.yaxis):
+            rows.setdefault(_tick(ax.yaxis, text.get_position()[1]), []).append(text.get_text())
+    return [f"{row}: {', '.join(words)}" for row, words in rows.items()]
+
+
+def _has_names(axis: Axis) -> bool:
+    return not isinstance(axis.get_major_formatter(), ScalarFormatter | PercentFormatter | LogFormatter)
+
+
+def _tick(axis: Axis, place: float) -> str:
+    """The name of the tick that is nearest; nothing where there is none."""
+    places = list(axis.get_major_locator()())
+    names = axis.get_major_formatter().format_ticks(places)
+    return min(zip(places, names, strict=True), key=lambda tick: abs(tick[0] - place))[1] if places else ""
+
+
+def _number(axis: Axis, value: float) -> str:
+    """In the axis' unit."""
+    form = axis.get_major_formatter()
+    return form(value) if isinstance(form, PercentFormatter) else f"{value:.3g}"
+
+
+def _range(image: AxesImage) -> str:
+    """The lowest and the highest number of a heat map, in the unit of its colour bar."""
+    numbers = np.ma.filled(np.ma.asarray(image.get_array()).astype(float), np.nan)
+    axis = image.colorbar.ax.yaxis  # type: ignore[union-attr]
+    return f"{_number(axis, np.nanmin(numbers))} to {_number(axis, np.nanmax(numbers))}"
 
 
 def save(ax: Axes, path: str | os.PathLike) -> None:

@@ -54,6 +54,45 @@ def test_a_figure_is_told_in_words(histories):
     assert re.search(rf"RSO: {first}[.0-9]*% to {last}[.0-9]*%", words)
 
 
+def test_bars_are_told_in_words():
+    words = plots.describe(plots.kept({"fc": 0.25, "conv1": 0.5}).figure)
+    assert words == "weights kept. paper: about 10 %. fc: 25%, conv1: 50%"
+    ax = plots.layer_costs({"plain": {"a": 8.0, "b": 1500.0}, "cached": {"b": 2.5}}, ["a", "b"])
+    assert plots.describe(ax.figure) == "multiply-adds. plain: a: 8, b: 1.5e+03. cached: a: 0, b: 2.5"
+    ax = plt.subplots()[1]
+    plots.timeline([(0, 0, 2, "alone"), (0, 2, 1, "shared"), (0, 3, 4, "shared"), (1, 2, 6, "shared")], ax)
+    words = "worker against seconds of a cycle. each for itself: 0: 2. its part: 0: 5, 1: 6"
+    assert plots.describe(ax.figure) == words
+
+
+def test_a_histogram_is_told_in_words():
+    values = [0.0, 0.1, 0.5, 0.5, 0.5, 1.0]
+    words = plots.describe(plots.differences({"one": values, "another": [0.2]}).figure)
+    places = [
+        float(number) for number in re.search(r"one: from (\S+) to (\S+), most at ([^ ,.]*[.][0-9]+)", words).groups()
+    ]
+    assert places == pytest.approx([0, 1, 0.5], abs=1 / 40)
+    assert "another: from 0.2" in words
+
+
+def test_heat_maps_are_told_in_words():
+    table = np.array([[0.5, -0.25, 0.0], [0.125, 0.75, np.nan]])
+    words = plots.describe(plots.gains(table[:, :2], [1, 10], [0.5, 1]).figure)
+    assert words.endswith("against weights moved at once. mean gain of a proposal (loss): -0.25 to 0.75")
+    words = plots.describe(plots.grid(table, [50, 100], [0.1, 1, 2], (1, 1), "updates", "{:.3f}").figure)
+    assert words.endswith("50: 0.500, -0.250, 0.000. 100: 0.125, 0.750, never. updates: -0.25 to 0.75")
+    words = plots.describe(plots.promises(table[:, :2], [1, 10], [0.5, 1]).figure)
+    assert words.endswith("0.5: 50%, -25%. 1: 12%, 75%")
+
+
+def test_boxes_are_told_in_words():
+    networks = {name: rso.models.build(name, rso.load("digits")) for name in ("one_conv", "two_conv")}
+    words = plots.describe(plots.architecture(networks).figure)
+    for name, model in networks.items():
+        widths = [len(weight) for weight in model.parameters() if weight.dim() > 1]
+        assert f"{name}: {', '.join(map(str, widths))}" in words
+
+
 def test_a_notebook_shows_figures_with_words():
     shell = InteractiveShell.instance()
     try:
