@@ -387,6 +387,7 @@ def growth(lines: Mapping[str, Sequence[tuple[float, float]]], per_second: float
 
 TIMES = {  # in days
     "1 s": 1 / 86400,
+    "10 s": 1 / 8640,
     "1 min": 1 / 1440,
     "10 min": 1 / 144,
     "1 h": 1 / 24,

@@ -240,7 +240,7 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
         (
-            "What does one iteration of SGD cost, in multiply-adds?",
+            "What does one step of SGD cost, in multiply-adds?",
             {
                 "About three forward passes, however many weights there are": "One there, and about two for the way "
                 "back, which gives the slopes of all weights.",

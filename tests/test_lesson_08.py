@@ -278,11 +278,13 @@ def test_who_never_gets_there_has_spent_without_end(capsys):
         assert line.endswith("   SGD")
 
 
-def test_the_papers_own_bill():
+def test_the_papers_own_bill(capsys):
     """Its 12,026 weights, three losses each, 50 cycles; 36.0e9 / 12,026 multiply-adds for a forward pass."""
     spent = lessons.spent_by_the_paper()
     assert spent["RSO"]["evaluations"] == 50 * 3 * 12_026
     assert spent["RSO"]["seconds"] / spent["SGD"]["seconds"] == 72
+    lessons.bill(spent)
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["seconds", "36,000", "500", "SGD,", "72", "times"]
     width, pixels = 16, (784, 784, 196, 196, 49, 49)
     forward = 784 * 9 * width + sum(9 * width**2 * size for size in pixels[1:]) + 10 * width
     assert spent["SGD"]["multiply_adds"] == 600 * 5000 * 3 * forward

@@ -110,6 +110,20 @@ def test_the_ledger_grows_from_lesson_to_lesson(digits, capsys, tmp_path, monkey
         assert row.endswith(f" {last.seconds:.1f} s")
 
 
+def test_a_rival_has_a_line_of_its_own_below(digits, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    methods = rso.RSO(1, 20), rso.SGD(2, 50, 0.1, warm_up=1)
+    histories = [rso.fit(rso.models.build("one_conv", digits), digits, method, seed=0) for method in methods]
+    lessons.ledger("08", *histories)
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert heading.startswith("lesson")
+    assert first.startswith("08      digits, 1 x 20 ")
+    assert second.startswith("08 SGD  digits, 2 x 50 ")
+    assert f" {histories[1].cycles[-1].test_accuracy:.1%} " in second
+    lessons.ledger("02", histories[0])
+    assert len(capsys.readouterr().out.splitlines()) == 2  # those of later lessons are left out
+
+
 def test_a_run_stands_beside_the_paper(digits):
     history = rso.fit(rso.models.build("one_conv", digits), digits, rso.RSO(2, 20), seed=0)
     lines = {line.get_label(): line.get_ydata() for line in lessons.beside_the_paper(history).lines}

@@ -231,7 +231,7 @@ def _number(amount: float, axis: str) -> str:
         return "never"
     if axis == "multiply_adds":
         return f"{amount / 1e9:,.{0 if amount >= 1e11 else 1}f} billion"
-    return f"{amount:,.1f}" if axis == "seconds" else f"{amount:,.0f}"
+    return f"{amount:,.{1 if axis == 'seconds' and amount < 100 else 0}f}"
 
 
 def _said(verdict: object) -> str:

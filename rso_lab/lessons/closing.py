@@ -31,19 +31,24 @@ def yours(prediction: object) -> str:
 LEDGER = Path("ledger.json")  # in the folder that the lessons run in: a learner's own
 
 
-def ledger(lesson: str, history: History) -> None:
-    """Print what a run reached, and at what price, below the runs of other lessons: it is written into LEDGER."""
+def ledger(lesson: str, history: History, *rivals: History) -> None:
+    """Print what a run reached, and at what price, below the runs of other lessons: it is written into LEDGER.
+
+    rivals: runs with other methods, whose lines have the method's name, too.
+    """
     try:
         rows = json.loads(LEDGER.read_text(encoding="utf-8"))
         lines = {name: str(line) for name, line in rows.items()}
     except (OSError, ValueError, AttributeError):  # the first, or not ours
         lines = {}
-    last = history.cycles[-1]
-    images = f"{history.settings['data']}, {len(history.cycles)} x {history.settings['batch_size']}"
-    spent = f"{last.evaluations:>11,} {last.multiply_adds / 1e9:>9,.1f} billion {last.seconds:>6.1f} s"
-    lines[lesson] = f"{images:<26} {last.test_accuracy:>8.1%} {spent}"
+    runs = {lesson: history} | {f"{lesson} {rival.settings['method']}": rival for rival in rivals}
+    for name, run in runs.items():
+        last = run.cycles[-1]
+        images = f"{run.settings['data']}, {len(run.cycles)} x {run.settings['batch_size']}"
+        spent = f"{last.evaluations:>11,} {last.multiply_adds / 1e9:>9,.1f} billion {last.seconds:>6.1f} s"
+        lines[name] = f"{images:<26} {last.test_accuracy:>8.1%} {spent}"
     print(f"lesson  {'data, cycles x batch':<26} accuracy evaluations     multiply-adds     time")
-    for name in sorted(name for name in lines if name <= lesson):
+    for name in sorted(name for name in lines if name <= max(runs)):
         print(f"{name:8}{lines[name]}")
     with contextlib.suppress(OSError), replacing(LEDGER) as file:  # a folder that is not ours to write to
         file.write_text(json.dumps(lines), encoding="utf-8")

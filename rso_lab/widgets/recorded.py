@@ -44,5 +44,6 @@ class Recorded(Pictured):
         # From the tenth below the worst on: what differs at the end is small.
         self.axes.set(ylim=(max(0.0, np.floor(10 * min(last.values()) - 1) / 10), 1))
         self.axes.set_title(f"{self.choice.value}: {result['command']}", fontsize="small")
+        self.axes.legend(loc="best", fontsize="small")  # where it hides no curve
         told = ", ".join(f"{label} {share:.1%}" for label, share in last.items())
         self.image.value = image(self.figure, f"Recorded accuracy at the end, first seed: {told}.")
