@@ -378,7 +378,7 @@ EXPERIMENTS = {
                 "Updates of all weights to 90 %?",
                 "RSO: 50 to 99.12 %; SGD: up to 600 (§4.5)",
                 _updates_to(0.9),
-                remark="SGD is looked at once an epoch: on MNIST for the first time after 600 updates, so it needs fewer.",
+                remark="SGD is looked at once an epoch, on MNIST first after 600 updates: it needs fewer.",
             ),
             Claim("And how good at the end?", "99.12 % both, SGD chosen so (§4.5)"),
         ),
