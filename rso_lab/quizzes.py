@@ -192,10 +192,10 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
         (
-            "The count says 13 times fewer multiply-adds. The clock says less. Why?",
+            "With held images the count says 20 times fewer multiply-adds. The clock says less. Why?",
             {
                 "The clock also counts what is no multiply-add": "Fetching images and activations from memory, "
-                "statistics of the batch norms, and Python itself. On a small network that is most of it.",
+                "statistics of the batch norms, and Python itself. With small pictures and few images it weighs much.",
                 "The count is wrong": "It is exact: a test compares it with a count by hand.",
                 "The fast way decides worse": "It decides alike: it takes the same losses, by a shorter way.",
             },

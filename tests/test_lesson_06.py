@@ -59,6 +59,7 @@ def replaced(z, padded, index, delta):
 UPDATES = {
     "nothing": (lambda z, p, n, d: z.clone(), "What is added, and to which channel?"),
     "the middle": (lambda z, p, n, d: shifted(z, p, (*n[:2], 1, 1), d), "from row a and column b on"),
+    "no shift": (lambda z, p, n, d: shifted(z, p, (*n[:2], 0, 0), d), "You always begin at row 0"),
     "exchanged places": (lambda z, p, n, d: shifted(z, p, (n[0], n[1], n[3], n[2]), d), "a is for the rows"),
     "other side": (lambda z, p, n, d: shifted(z, p, (n[0], n[1], 2 - n[2], 2 - n[3]), d), "to the other side"),
     "exchanged channels": (lambda z, p, n, d: shifted(z, p, (n[1], n[0], *n[2:]), d), "i is the output channel"),

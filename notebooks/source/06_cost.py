@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 06 · What it costs: one weight touches one channel
 #
-# **38 minutes · builds on 00 to 02, and on the order of the layers in 04.** Short of time? Skip section 6.
+# **38 minutes, and 4 more for section 6, which can be left out · builds on 00 to 02, and on the order of the layers in 04.**
 #
 # Lesson 05 ended with a question: what does all this cost, and how can it be made cheaper without changing a single decision?
 # After this lesson you can
@@ -63,8 +63,8 @@ rso.widgets.Ripple(rso.load("digits"))
 # ## 2 · Exercise: count them (6 minutes)
 #
 # A convolution puts out one number for each output channel and each place of the image. Each of these numbers is a sum over all
-# input channels, and in each of them over the places of the kernel: a *3 x 3* kernel has nine. (The zeros of the margin
-# count, too: it is simpler, and the paper does so.)
+# input channels, and in each of them over the places of the kernel: a *3 x 3* kernel has nine. (The zeros around the image, the
+# *padding*, count, too: it is simpler, and the paper does so.)
 #
 # **Difficulty: easy, 4 minutes.** Return the multiply-adds of a convolution, for one image. `kernel` is 3 for a 3 x 3 kernel,
 # `height` and `width` are those of the image that comes out.
@@ -106,15 +106,15 @@ rso.lessons.count_network(multiply_adds)
 # %% [markdown]
 # ## 3 · Remember what rests (5 minutes)
 #
-# Three million multiply-adds for one image: but a loss takes 5000 images, a weight three losses, and there are 11,834 weights. Can
-# some of it be spared?
+# Three million multiply-adds for one image: but a loss takes 5000 images, a weight three losses, and there are 11,834 weights
+# (the ten biases of `fc` among them; the batch norms, which lesson 00 counted in, are left out here). Can some of it be spared?
 #
 # RSO searches the last layer first. While it searches `conv4`, the layers `conv1` to `conv3` rest: their turn comes later. So what
 # they put out for a training image is the same, whatever happens to `conv4`. Compute it *once* for all training images, store
 # it, and begin each candidate at `conv4`. The paper does so: an **activation cache** (§4.7).
 #
-# Take one candidate for each weight of the network. Added up over all of them, how many times fewer multiply-adds does it take
-# with the cache? Write down a number.
+# Take one candidate for each weight of the network, and add up what they cost. By what factor does the cache make the sum
+# smaller? Write down a number.
 
 # %%
 prediction = ...  # <- your prediction: 1 is no fewer, 2 is half, ...
@@ -127,8 +127,7 @@ print(f"incremental: {totals['plain'] / totals['incremental']:.1f} times fewer")
 
 # %% [markdown]
 # Each row is a change in another layer, the numbers are for one candidate and one image. The last row adds it up over all weights.
-# The paper says 3.0 for the cache: our count agrees. (It counts the weights of convolutions and of the linear layer, without the
-# batch norms, and so do we.)
+# The paper says 3.0 for the cache: our count agrees. (It leaves out the batch norms, as we do here.)
 #
 # And the last column? For a change in `conv4`, the cache still computes all sixteen channels of `conv4`. But only one has changed.
 
@@ -146,7 +145,8 @@ print(f"incremental: {totals['plain'] / totals['incremental']:.1f} times fewer")
 # <details><summary>Help, I get an error</summary>
 #
 # *The size of tensor a must match the size of tensor b*: the input with its margin is larger than the output. Take
-# `height` rows and `width` columns of it.
+# `height` rows and `width` columns of it. (A slice `start:end` has `end - start` rows.) *IndexError*: the first index of `z`
+# and of `padded` counts the images, the second one the channels.
 #
 # </details>
 #
@@ -178,9 +178,9 @@ def update(z, padded, index, delta):
 rso.lessons.check(update)
 
 # %% [markdown]
-# One product a place, in place of 16 x 16 x 9 = 2304. The next layer takes a change in one of its sixteen input channels: it
-# adds what *the change* makes of its output, a sixteenth of its work. Behind it all channels have changed, and the rest is
-# computed as ever.
+# That is one product for each pixel, instead of 16 x 16 x 9 = 2304. The next layer takes a change in one of its sixteen input
+# channels: it adds what *the change* makes of its output, a sixteenth of its work. Behind it all channels have changed, and the
+# rest is computed as ever.
 #
 # That is all the package does, for every kind of layer (`rso_lab/incremental.py`). It is no approximation: the losses are the
 # same. Well, up to the last digits, which depend on the order in which a computer adds up.
@@ -188,13 +188,15 @@ rso.lessons.check(update)
 # %% [markdown]
 # ## 5 · A cycle: counted, and by the clock (9 minutes)
 #
-# Now a whole cycle: all three losses of all weights. The bars say how much the search of each layer takes. In it is a price that we
-# have left out so far: the old outputs, which *incremental* adds to, belong to one mini-batch. Each new mini-batch has to be run
-# once, from the searched layer on. That gives the old outputs and the loss at w; then w - delta and w + delta come cheap.
+# Now a whole cycle: all three losses of all weights. The bars say how much the search of each layer takes (5.4e+14 is
+# 5.4 x 10 to the power of 14). One price we have left out so far: the old outputs, which *incremental* adds to, belong to one
+# mini-batch. Each new mini-batch has to be run once, from the searched layer on. That gives the old outputs and the loss at w;
+# then w - delta and w + delta come cheap.
 #
 # 1. Make the network deeper. Does the cache save more, or less?
 # 2. Set *images*, the size of a mini-batch, to 50. What happens to the sum, and what to the ratios?
-# 3. Hold each mini-batch for a neuron (lesson 05). Which of the three ways gains by it?
+# 3. Hold each mini-batch for a *neuron*: all weights of one filter get the same images (lesson 05). Which of the three ways
+#    gains by it?
 
 # %%
 rso.widgets.Cost((1, 28, 28))
@@ -217,22 +219,22 @@ rso.lessons.cost_table(found)
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
-# **Not a single decision has changed**, or one in a tie that the last digits decide. The time falls, and by less than the count.
-# Digits are small pictures, 8 x 8 and at the end 2 x 2. What is no multiply-add weighs heavily there:
+# **No decision has changed.** (Should one be missing in yours: it was a tie, which the last digits decide.) The time falls,
+# and by less than the count. Digits are small pictures, 8 x 8 and at the end 2 x 2. There, what is no multiply-add weighs much:
 #
 # * drawing and fetching the images of each mini-batch,
 # * writing activations to memory and reading them again,
 # * the statistics of the batch norms, the ReLUs, the pooling,
 # * Python, which says for each weight what is to be done.
 #
-# A count of products knows none of this. Recorded runs with only 50 images, and new ones for each weight, show it even more:
+# Recorded runs with only 50 images, and new ones for each weight, show it even more:
 
 # %%
 rso.lessons.recorded_costs()
 
 # %% [markdown]
-# There *incremental* takes half the multiply-adds of *cached*, and as long. (Other work ran on the machine, and the three seeds
-# differ widely: look at the ranges.) With few images, most of the time goes into what each weight costs anyway.
+# There *incremental* takes half the multiply-adds of *cached*, and yet just as long. (Other work ran on the machine, and the
+# three seeds differ widely: look at the ranges.) With few images, most of the time goes into what each weight costs anyway.
 #
 # **The ledger.** The run of lesson 00 once more, with the images held for a neuron: as many evaluations as there.
 
@@ -256,7 +258,8 @@ rso.lessons.beside_the_paper(history)
 # *over all images of the mini-batch*. So what it makes of an image depends on the company that the image is in. That
 # would be the end of the activation cache: with each new mini-batch the stored numbers would be wrong.
 #
-# Here is one digit in two mini-batches, the other images being different. By how much does the input of `conv3` differ?
+# Here is one digit in two mini-batches of 101, the other images being different. By how much does the input of `conv3` differ,
+# at the place where it differs most?
 
 # %%
 for statistics, share in rso.lessons.company(rso.load("digits")).items():
@@ -290,7 +293,7 @@ print(f"from 16 to 32 channels: {wide / narrow:.1f} times;", rso.lessons.yours(p
 # each candidate costs four times as much. **The cost of a cycle grows with the square of the number of weights.**
 #
 # How long is that? First the speed of this machine, measured in forward passes of the paper's network, on one thread. The
-# dashed lines say how far it gets in an hour, a day, a year.
+# level black lines say how far it gets in an hour, a day, a year.
 
 # %%
 images = torch.randn(200, 1, 28, 28)
@@ -314,7 +317,7 @@ for way, points in counted.items():
 # millions of weights are trained with gradients. RSO is at home where they are few, or where there is no gradient.
 
 # %% [markdown]
-# ## 8 · Three questions (2 minutes)
+# ## 8 · Three questions (1 minute)
 
 # %%
 rso.widgets.Quiz("06", 1)

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 07 · In parallel: can several weights be searched at the same time?
 #
-# **35 minutes · builds on 00 to 03, and 06.** Short of time? Skip section 6.
+# **35 minutes, and 3 more for section 6, which can be left out · builds on 00 to 03, and 06.**
 #
 # A cycle takes long, one weight after the other, and the other cores of the computer lie idle. Can several weights be
 # searched at the same time? They can; but then none of them knows what the others are about to do. After this lesson you can
@@ -32,14 +32,14 @@ rso.lessons.begin()
 # %% [markdown]
 # ## 1 · Play: two good moves (5 minutes)
 #
-# A map of the loss over two weights of the small network; all others stay as they are. The lines are heights, as on a hiking
-# map. The white dot is where we stand. Each of the two weights has looked at the three losses by itself, while the other one
-# rested, and taken the best: the blue arrow and the orange one. Now both moves are made (*merged*): the black arrow. It is their
-# sum, and nobody has looked at the loss there.
+# A map of the loss over two weights of lesson 00's network, still random; all others stay as they are. The lines are heights,
+# as on a hiking map. The white dot is where we stand. Each of the two weights has looked at the three losses by itself, while
+# the other one rested, and taken the best: the blue arrow and the orange one. Now both moves are made (*merged*): the black
+# arrow. It is their sum, and nobody has looked at the loss there.
 #
 # Is the gain of both as large as the two gains added up? Below the menu it is said in words.
 #
-# 1. *one filter, neighbours*: make the size 1, then 1.5, then 2.
+# 1. *one filter, neighbours*: make the size of the moves 1 (it is in units of sigma_d), then 1.5, then 2.
 # 2. Make it small, 0.3. Is there still a clash?
 # 3. Try the other pairs. Who clashes most: weights of one filter, of two filters, or of two layers?
 
@@ -63,14 +63,14 @@ rso.widgets.Clash(rso.load("digits"))
 #   itself. The other neurons are to it as they were before the *sweep*, the search of the layer. (`parallel="neuron"`)
 # * **Weights apart**: every weight has its three losses against the state before the sweep. (`parallel="layer"`)
 #
-# At the end of the layer, all that was found is merged. In the picture: neuron 2's weight 4 is searched.
+# At the end of the layer, all that was found is merged. In the picture: neuron 2's weight 4 (counted from 0) is searched.
 
 # %%
 rso.plots.states()
 
 # %% [markdown]
-# Where nothing is "n" but what the worker itself has found, no worker waits for another: they can all work at the same time, on
-# as many cores as there are. The linear layer at the end is searched one by one, as in the paper.
+# In the two pictures on the right no worker needs what another one finds. So they can all work at the same time, on as many
+# cores as there are. The linear layer at the end is searched one by one, as in the paper.
 #
 # **Exercise. Difficulty: easy, 5 minutes.** Write the merge for neurons apart. `before` is the convolution's weight tensor before
 # the sweep, of shape (neurons, inputs, 3, 3). `found` is a list, with a tensor of the same shape for each neuron: `found[i]` is the
@@ -110,12 +110,12 @@ def merge(before, found):
 rso.lessons.check(merge)
 
 # %% [markdown]
-# ## 3 · How often do moves clash? (8 minutes)
+# ## 3 · How often do moves clash? (7 minutes)
 #
-# We take a network with two convolutions after one cycle of training, and let each of the 2,320 weights of the second one choose its
-# move by itself, on the same 500 images, with the step of a first cycle. Each move **promises** a gain: the loss without it minus
-# the loss with it. Now we merge two of them, drawn at random, 200 times. In what share of the pairs is the gain of both smaller than
-# what the better one gains alone?
+# We take a network with two convolutions after one cycle of training, and let each of the 2,320 weights of the second one (16
+# filters of 144 weights and a bias) choose its move by itself, on the same 500 images, with the step of a first cycle. Each move
+# **promises** a gain: the loss without it minus the loss with it. Now we merge two of them, drawn at random, 200 times. What share
+# of the pairs *clash*: both together gain less than the better one alone?
 
 # %%
 prediction = ...  # <- your prediction, between 0 and 1
@@ -142,12 +142,13 @@ rso.plots.promises(table, merged, sizes)
 print(f"all merged, step 1: {table[0, -1]:.0%} is left;", rso.lessons.yours(prediction))
 
 # %% [markdown]
-# Read it row by row. With the step of the first cycle, ten moves keep most of what they promise, and hundred do harm. There are
+# Read it row by row. With the step of the first cycle, ten moves keep most of what they promise, and a hundred do harm. There are
 # *many pairs* among many moves: 45 among 10, 2.7 million among 2,320. Each clashes a little, and the little adds up.
 #
 # Read it column by column. The smaller the step, the more is kept. (In the limit of tiny steps all of it is: then the loss is
 # as good as a plane, and on a plane gains add up. That is why backpropagation may change all weights at once: its steps are
-# small.) In a training, sigma is annealed from 1 to 0.1: late in training moves clash less.
+# small.) In a training, sigma is annealed from 1 to 0.1: late in training moves clash less. (All 2,320 at once still do
+# harm here at 0.1.)
 #
 # And neurons apart? Within a neuron the moves are searched one by one and cannot clash. Only 16 things are merged:
 
@@ -160,7 +161,7 @@ rso.plots.promises(table, merged, sizes, what="neurons")
 # Neurons clash, too, but a good part of the promise is left, even with the largest step.
 
 # %% [markdown]
-# ## 4 · Does it still train? (8 minutes)
+# ## 4 · Does it still train? (5 minutes)
 #
 # The same network, two cycles, the same proposals and mini-batches; only the state that the weights see differs. So all three
 # take the same number of evaluations. One by one it reads nearly 90 % of the test images after these two short cycles. What do
@@ -182,7 +183,7 @@ rso.lessons.compare(prediction, history.cycles[-1].test_accuracy, "Neurons apart
 # %% [markdown]
 # As the tables promised. After the first cycle, with its large steps, weights apart reads no more than guessing does: the merged
 # moves have spoiled the network. But two cycles with one seed are an anecdote. Recorded: the same network, three seeds, 20 cycles,
-# in which sigma has time to shrink.
+# in which sigma has time to shrink. (The axis begins at 80 %.)
 
 # %%
 twenty = [f"{way}, 20 cycles" for way in ("one by one", "neurons apart", "weights apart")]
@@ -203,36 +204,37 @@ rso.lessons.ledger("07", history)  # neurons apart, the last of the three
 rso.lessons.beside_the_paper(history)
 
 # %% [markdown]
-# ## 5 · What do workers gain? (6 minutes)
+# ## 5 · What do workers gain? (7 minutes)
 #
 # Now the other side: the time. One cycle of the paper's network on digits, neurons apart, took 30.2 s with one worker, and 17.9 s
 # with two. Not half! Some of the work cannot be shared: the linear layer, batch norms, statistics, measuring. Every worker does it
 # for itself. **Amdahl's law**: what cannot be shared takes as long as before, however many help; so if a fifth cannot be
 # shared, a hundred workers are at most five times as fast.
 #
-# The picture shows who does what when. (A model: its two constants come from those two measurements. How the work is divided among
-# the layers is counted in multiply-adds, as in lesson 06.)
+# The picture shows who does what when, in one convolution after the other, the last one first. (A model: its two constants come
+# from those measurements; how the work is divided among the layers is counted in multiply-adds, as in lesson 06.)
 #
 # 1. Go from 1 to 16 workers. Why does nothing change from 8 to 15? Look for those who wait.
 # 2. Set *share*, the part of the work that can be shared, to 100 %, then to 50 %. (**As measured** brings it back.)
-# 3. Choose *every mini-batch*. This way is **exact**: each worker has a slice of the images of each mini-batch, and they put their
-#    losses together. Nothing clashes. But they have to talk to each other for *every weight*. How short must an exchange be
-#    for this to pay?
+# 3. Choose *every mini-batch*. This way is **exact**, up to the last digits: each worker has a slice of the images of each
+#    mini-batch, and they put their losses together. Nothing clashes. But they have to talk to each other for *every weight*.
+#    Take two workers: how short must an exchange be for this to pay? (1000 µs, microseconds, are a millisecond.)
 
 # %%
 rso.widgets.Workers()
 
 # %% [markdown]
-# A layer has 16 neurons, and a neuron is not cut in two: with 9 workers one of them still has two, and the others wait for it.
+# A layer has 16 neurons, and a neuron is not cut in two. Eight workers have two each. With 15 workers one of them still has two,
+# and the others wait for it.
 #
 # The exact way took 123.0 s with two workers, against 31.6 s with one: it made things four times *slower*. The paper's network has
 # six batch norms, each of which needs the mean over *all* images of the mini-batch: that makes 83,834 exchanges a cycle. Here each
-# took more than a millisecond, waiting included (two processes take half of one to tell each other a few numbers). By the model,
-# two workers gain from it where an exchange takes less than 0.19 milliseconds, or where the images are so many or so large that the
-# arithmetic in between takes longer. We have not measured such a case.
+# took more than a millisecond, waiting included. (Without any waiting, two processes exchange a few numbers in half a
+# millisecond.) By the model, two workers gain from it where an exchange takes less than 0.19 milliseconds (190 µs), or where the
+# images are so many or so large that the arithmetic in between takes longer. We have not measured such a case.
 
 # %% [markdown]
-# ## 6 · Really: two processes (4 minutes)
+# ## 6 · Really: two processes (3 minutes)
 #
 # `torchrun`, which comes with torch, starts the same program several times side by side, and lets the processes find each other.
 # In a terminal, for the paper's network:

@@ -166,6 +166,10 @@ _UPDATE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
         lambda q: moved(q[0], q[1], (*q[2][:2], 1, 1), q[3]),
         "You always take the middle of the input. Kernel place (a, b) looks at it from row a and column b on.",
     ),
+    (
+        lambda q: moved(q[0], q[1], (*q[2][:2], 0, 0), q[3]),
+        "You always begin at row 0 and column 0. Kernel place (a, b) looks at the input from row a and column b on.",
+    ),
     (lambda q: moved(q[0], q[1], (*q[2][:2], *q[2][:1:-1]), q[3]), "a is for the rows, b for the columns."),
     (
         lambda q: moved(q[0], q[1], (*q[2][:2], 2 - q[2][2], 2 - q[2][3]), q[3]),

@@ -136,5 +136,7 @@ class Cost(Pictured):
         self.axes.set(ylabel="multiply-adds of a cycle", xlabel="searched layer", ylim=(0, top))
         plain, cached, incremental = (sum(costs.values()) for costs in self.costs.values())
         fewer = f"cached {plain / cached:.1f} times fewer, incremental {plain / incremental:.1f} times fewer"
-        self.axes.set_title(f"in all: plain {plain:.1e}, {fewer}", fontsize="medium")
-        self.image.value = image(self.figure, self.axes.get_title())
+        told = f"in all: plain {plain:.1e}, {fewer}"
+        self.axes.ticklabel_format(axis="y", useMathText=True)
+        self.axes.set_title(told, fontsize="medium", loc="right")  # beside the axis's power of ten
+        self.image.value = image(self.figure, told)
