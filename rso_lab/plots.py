@@ -197,7 +197,8 @@ def loss_along_weight(
     for candidate, (weight, loss) in candidates.items():
         colour, marker, label = looks[candidate]
         ax.plot(weight, loss, marker, color=colour, markersize=9, label=f"{label}: {loss:.4f}", zorder=3)
-    best = min(candidates.values(), key=lambda point: point[1])
+    lowest = min(loss for _, loss in candidates.values())
+    best = next(candidates[name] for name in ("keep", "minus", "plus") if candidates[name][1] == lowest)  # a tie keeps
     ax.plot(*best, "o", markersize=18, markerfacecolor="none", markeredgecolor="black", label="lowest of the three")
     if slope == 0:
         ax.plot([], [], color="black", linewidth=2, label="the gradient is 0: no arrow")
@@ -212,7 +213,10 @@ def loss_along_weight(
         ax.plot(*zip(*before, strict=True), "o", color=BLUE, alpha=0.3, markersize=6, label="w before")
     ax.set(xlabel="value of the weight", ylabel="loss (lower is better)")
     ax.grid(alpha=0.3)
-    # Stairs go up or down: there is no bowl to put it into.
+    # Stairs go up or down: there is no bowl to put it into. Where they do both, it gets a place above them.
+    if slope is None and np.mean(np.diff(losses) == 0) > 0.5:
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(top=top + 0.5 * (top - bottom))
     ax.legend(loc="best" if slope == 0 else "upper center", fontsize="small", ncols=2)
     return ax
 
@@ -223,7 +227,7 @@ def signals(spreads: Sequence[float], ax: Axes | None = None) -> Axes:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     ax.axhline(spreads[0], color=GREY, linewidth=1, linestyle=":", label="of the images")
     ax.plot(range(len(spreads)), spreads, "o-", color=BLUE, markersize=5, label="after each layer")
-    ax.set(xlabel="layer (0: the images)", ylabel="root mean square of the activations", yscale="log")
+    ax.set(xlabel="layer (0: the images)", ylabel="size (root mean square)", yscale="log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(loc="best", fontsize="small")

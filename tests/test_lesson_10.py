@@ -179,6 +179,7 @@ MISTAKES = {
     "no weights": (nets(FLAT), "has no weights"),
     "an error": (lambda: nn.Linear(64), "stopped with TypeError"),
     "no flatten": (nets(nn.Linear(64, 10)), "gets (1, 8, 8): put nn.Flatten() before it"),
+    "all images in a row": (nets(nn.Flatten(0), nn.Linear(64, 10)), "with nothing between its brackets"),
     "flatten of MNIST": (nets(FLAT, nn.Linear(784, 10)), "nn.Linear(784, ...) gets 64 numbers"),
     "after a convolution": (
         nets(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), FLAT, nn.Linear(256, 10)),
@@ -306,6 +307,8 @@ def test_the_microscope_shows_stairs_and_no_slope(digits):
     assert not any("downhill" in label for label in labels)
     seen.delta.value = seen.delta.min
     assert len({loss for _, loss in seen.candidates().values()}) == 1  # all three on one stair
+    (ring,) = [line for line in seen.axes.lines if line.get_label() == "lowest of the three"]
+    assert ring.get_xdata() == [seen.weight.item()]  # a tie keeps the weight
     seen.keep_best.click()
     assert seen.said.value.startswith("Kept")
 
@@ -322,6 +325,15 @@ def test_the_microscope_takes_any_loss(digits):
     assert mistakes == pytest.approx(mistakes.round(), abs=1e-9)
     with torch.no_grad():
         assert seen.candidates()["keep"][1] == error(model(digits.x_train), digits.y_train)
+
+
+def test_the_legend_lies_above_stairs_that_go_down_and_up():
+    values, losses = np.arange(8.0), np.array([0.9, 0.9, 0.9, 0.8, 0.8, 0.9, 0.9, 0.9])
+    ax = plots.loss_along_weight(values, losses, {"minus": (1, 0.9), "keep": (3.2, 0.8), "plus": (6, 0.9)})
+    ax.figure.draw_without_rendering()
+    frame = ax.get_legend().get_window_extent().transformed(ax.transData.inverted())
+    assert frame.y0 > 0.9
+    plots.plt.close(ax.figure)
 
 
 def test_ties_are_counted_as_the_steps_tell_them(digits):

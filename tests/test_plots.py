@@ -101,7 +101,7 @@ def test_a_notebook_shows_figures_with_words():
         InteractiveShell.clear_instance()
     ax = plots.signals([1.0, 4.0])
     bundle, _ = shell.display_formatter.format(ax)
-    assert 'alt="root mean square of the activations against layer (0: the images)' in bundle["text/html"]
+    assert 'alt="size (root mean square) against layer (0: the images)' in bundle["text/html"]
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert not plt.fignum_exists(ax.figure.number)
     assert "<img" in shell.display_formatter.format(ax.figure)[0]["text/html"]

@@ -33,8 +33,8 @@ rso.lessons.begin()
 # ## 1 · Play: a signal on its way through eight layers (4 minutes)
 #
 # Below is a network of eight layers, with random weights. An image enters on the left (layer 0), each layer makes new
-# numbers of it, the **activations**, and passes them on. The left picture shows how large they are after each layer, the
-# right one how sure the network is of its first answer, for 500 images.
+# numbers of it, the **activations**, and passes them on. The left picture shows how large they are after each layer
+# (the root of the mean of their squares), the right one how probable the network thinks its answer is, for 500 images.
 #
 # Move the slider: it multiplies all weights. Find out
 #
@@ -135,8 +135,8 @@ rso.lessons.check(he_sigma)
 # %% [markdown]
 # **sigma_d.** The weights that were drawn have a standard deviation of their own, close to He's. RSO measures it once, layer
 # by layer, before the search begins, and calls it sigma_d (d is the number of the layer). It is RSO's only measure of
-# length: its first changes are drawn from N(0, sigma_d). The paper's network for MNIST, layer by layer (the batch norms,
-# between the layers, have numbers that all begin at 1 or 0; for them RSO has a setting):
+# length: its first changes are drawn from N(0, sigma_d), a normal distribution of that spread. The paper's network for MNIST,
+# layer by layer (the batch norms, between the layers, have numbers that all begin at 1 or 0; for them RSO has a setting):
 
 # %%
 model = rso.models.paper_cnn()
@@ -183,7 +183,6 @@ history = rso.widgets.watch(rso.histories(model, data, rso.RSO(cycles=10, batch_
 
 # %%
 weights = [weight for weight in model.parameters() if weight.dim() > 1]
-
 share = rso.experiments.moved(start, weights)
 print(f"The weights moved by {share:.2f} of their first length;", rso.lessons.yours(prediction))
 
@@ -200,8 +199,8 @@ rso.widgets.Recorded("initialisation")
 
 # %% [markdown]
 # Too large a start costs some points, too small a start ruins the search: the signal hardly arrives, and steps that are a
-# tenth as long cannot make up for it in four cycles. SGD, the method with gradients, is in the picture to compare with; it
-# went farther from its start than RSO did.
+# tenth as long cannot make up for it in four cycles. SGD, the method with gradients, is in the picture to compare with: it
+# goes through all images in each of its twenty "cycles", and ends a little higher.
 
 # %% [markdown]
 # **The ledger** of the ten cycles above:

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 04 · The order of the search: who goes first?
 #
-# **20 minutes · builds on 00 to 02.** Short of time? Skip section 5.
+# **20 minutes, 24 with section 5 · builds on 00 to 02.** Short of time? Skip section 5.
 #
 # RSO changes one weight at a time, so some weight must be first. Does it matter which? After this lesson you can
 #
@@ -106,8 +106,9 @@ rso.lessons.paired("order", first, "neuron first, input layer first")
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
-# A difference that is smaller than its own spread is no difference to speak of. There may be one all the same: three seeds
-# and 360 images cannot see what is smaller than about a point.
+# The second pair are the best and the worst of the four: your prediction was about them. A difference that is smaller than
+# its own spread is no difference to speak of. There may be one all the same: three seeds and 360 images cannot see what is
+# smaller than about a point.
 
 # %% [markdown]
 # ## 5 · Your own seeds (4 minutes)
@@ -151,6 +152,7 @@ rso.widgets.Quiz("04", 3)
 # * A difference is believed when it is larger than its spread over seeds, compared seed by seed.
 #
 # **What the paper says.** 99.06 % on MNIST with neuron first, 99.12 % with input first, one run each: six images of 10,000. A
-# count of about 90 errors varies by about nine, by chance alone. The paper concludes, as we do, that the order hardly matters.
+# count of about 90 errors varies by its square root, about nine, by chance alone. The paper concludes, as we do, that
+# the order hardly matters.
 #
 # **The question for the next lesson.** Every guess was judged by a mini-batch. How many images should be in it?

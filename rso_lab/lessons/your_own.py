@@ -107,6 +107,8 @@ def _fault_of_run(model: nn.Module) -> str:
 def _misfit(layer: nn.Module, given: Tensor) -> str:
     """What to change where this layer, the last that was reached, stopped."""
     each = tuple(given.shape[1:])
+    if not each:
+        return "All images became one single row: nn.Flatten(), with nothing between its brackets, makes one for each."
     if isinstance(layer, nn.Conv2d) and given.dim() != 4:
         return f"A convolution wants images, and gets {each} for each of them: put nn.Flatten() behind it."
     if isinstance(layer, nn.Conv2d) and layer.in_channels != each[0]:

@@ -58,7 +58,7 @@ class Initialisation(Pictured):
         plots.signals(self.spreads, signals)
         chances = F.softmax(self.model(self.x), dim=1).max(dim=1).values.numpy()
         outputs.hist(chances, bins=20, range=(0, 1), color=plots.BLUE, alpha=0.7)
-        outputs.set(xlabel="probability of its first answer", ylabel="images")
+        outputs.set(xlabel="probability of its answer", ylabel="images")
         last = self.spreads[-1]
         self.image.value = image(
             self.figure, f"Weights of {self.scale.value:.2f} times He: outputs of size {last:.2g}."
