@@ -63,6 +63,15 @@ def test_the_complete_version_shows_what_it_did(source):
 
 
 @LESSONS
+def test_the_minutes_of_the_sections_add_up(source):
+    text = source.read_text("utf-8")
+    minutes, more = re.search(r"\*\*(\d+) minutes(?:, and (\d+) more for section \d)?", text).groups()
+    sections = re.findall(r"^# ## \d+ · .*?(?:\((\d+) minutes?\))?$", text, re.MULTILINE)
+    assert sum(map(int, sections)) == int(minutes) + int(more or 0)
+    assert 15 <= int(minutes) <= 40
+
+
+@LESSONS
 def test_sections_with_stubs_need_the_setup_cell_only(source, tmp_path, monkeypatch, capsys):
     """Each section of the learner's version runs right after the first code cell, without the sections between."""
     monkeypatch.chdir(tmp_path)  # the ledger is written there

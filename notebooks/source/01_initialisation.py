@@ -224,7 +224,7 @@ rso.widgets.Quiz("01", 2)
 rso.widgets.Quiz("01", 3)
 
 # %% [markdown]
-# ## 7 · What you take home
+# ## 7 · What you take home (2 minutes)
 #
 # * **The scale of the first weights decides whether signals survive the layers.** He's rule keeps them as large as they came.
 # * sigma_d is the spread of a layer's weights at the start, and RSO's unit of length.

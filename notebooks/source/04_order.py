@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 04 · The order of the search: who goes first?
 #
-# **20 minutes, 24 with section 5 · builds on 00 to 02.** Short of time? Skip section 5.
+# **20 minutes, and 4 more for section 5, which can be left out · builds on 00 to 02.**
 #
 # RSO changes one weight at a time, so some weight must be first. Does it matter which? After this lesson you can
 #
@@ -145,7 +145,7 @@ rso.widgets.Quiz("04", 2)
 rso.widgets.Quiz("04", 3)
 
 # %% [markdown]
-# ## 7 · What you take home
+# ## 7 · What you take home (1 minute)
 #
 # * **You cannot tell the orders apart.** So one chooses the order that is cheap.
 # * From the output to the input: what enters a layer can be kept.

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 05 · Batches: how many images, and for how long?
 #
-# **30 minutes · builds on 00 to 02.** Short of time? Skip section 5.
+# **32 minutes · builds on 00 to 02.** Short of time? Skip section 5.
 #
 # Every guess is judged on a mini-batch, not on all images: that is what makes RSO affordable. It also makes mistakes. After
 # this lesson you can
@@ -203,7 +203,7 @@ rso.widgets.Quiz("05", 2)
 rso.widgets.Quiz("05", 3)
 
 # %% [markdown]
-# ## 7 · What you take home
+# ## 7 · What you take home (1 minute)
 #
 # * **Accepted is not improved.** A mini-batch approves of changes that harm the whole.
 # * Four times the images, half the luck, four times the arithmetic.

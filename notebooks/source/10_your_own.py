@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 10 · Your own network, your own loss
 #
-# **40 minutes, 45 with section 6 · builds on 00 to 03 and 05.** Short of time? Skip sections 3 and 6.
+# **40 minutes, and 5 more for section 6, which can be left out · builds on 00 to 03 and 05.** Short of time? Skip sections 3 and 6.
 #
 # Lesson 09 ended with a question: with all its cost, where would one use RSO at all? The answer of this lesson: *where there is
 # no gradient*. After it you can
