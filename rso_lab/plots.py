@@ -101,7 +101,7 @@ def comparison(
         ax.set_xscale("log")
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
-    ax.legend(loc="lower right", fontsize="small")
+    ax.legend(loc="best", fontsize="small")
     return ax
 
 
@@ -220,7 +220,7 @@ def signals(spreads: Sequence[float], ax: Axes | None = None) -> Axes:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     ax.axhline(spreads[0], color=GREY, linewidth=1, linestyle=":", label="of the images")
     ax.plot(range(len(spreads)), spreads, "o-", color=BLUE, markersize=5, label="after each layer")
-    ax.set(xlabel="layer (0: the images)", ylabel="root mean square of the activations", yscale="log")
+    ax.set(xlabel="layer (0: the images)", ylabel="root mean square\nof the activations", yscale="log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(loc="best", fontsize="small")
@@ -302,7 +302,8 @@ def grid(
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     ax.set_yticks(range(len(batch_sizes)), [str(number) for number in batch_sizes])
     ax.set(xlabel="learning rate", ylabel="images in a mini-batch")
-    ax.get_figure(root=True).colorbar(picture, label=label)  # type: ignore[union-attr]
+    scale = PercentFormatter(1) if form.endswith("%}") else None  # as the numbers
+    ax.get_figure(root=True).colorbar(picture, label=label, format=scale)  # type: ignore[union-attr]
     return ax
 
 
@@ -650,7 +651,8 @@ def describe(figure: Figure) -> str:
     told = [figure.get_suptitle()]
     for ax in figure.axes:
         told.append(ax.get_title().replace("\n", ", "))
-        told.append(f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "")
+        high, wide = (label.replace("\n", " ") for label in (ax.get_ylabel(), ax.get_xlabel()))
+        told.append(f"{high} against {wide}" if high and wide else "")
         for line in ax.lines:
             places, heights = (np.asarray(numbers) for numbers in line.get_data(orig=False))
             is_mark = len(places) == 2 and places[0] == places[1]
