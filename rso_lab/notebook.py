@@ -8,10 +8,11 @@ import io
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import FrameType
 from typing import Any, ClassVar
 
+import anywidget
 import ipywidgets as ipw
 import matplotlib.pyplot as plt
 from IPython.core.getipython import get_ipython
@@ -23,7 +24,35 @@ from rso_lab import plots
 Reaction = Callable[[], None]
 
 
-class Pictured(ipw.VBox):
+class Keys(anywidget.AnyWidget):
+    """Leaves the keys pressed in a menu or in radio buttons to these: JupyterLab would go to another cell."""
+
+    _esm = """
+    const theirs = ".jupyter-widgets select, .jupyter-widgets input[type=radio]";
+    function keep(event) {
+      const together = event.ctrlKey || event.metaKey || event.shiftKey; // such as those that run a cell
+      if (!together && event.target.matches(theirs)) event.stopPropagation();
+    }
+    export default {
+      initialize() {
+        document.body.addEventListener("keydown", keep); // JupyterLab listens at the document, one further
+        return () => document.body.removeEventListener("keydown", keep);
+      },
+    };
+    """
+
+
+class Controls(ipw.VBox):
+    """Controls below each other, for mouse and keyboard."""
+
+    guard: ClassVar[Keys | None] = None  # one is enough for all
+
+    def __init__(self, children: Sequence[ipw.Widget] = ()):
+        Controls.guard = Controls.guard or Keys()
+        super().__init__(children)
+
+
+class Pictured(Controls):
     """Controls and a figure; the figure as a plain picture where widgets cannot run."""
 
     figure: Figure
@@ -115,7 +144,7 @@ class Live(Pictured):
         }
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self.post(getattr(self, name)))
-        self.said = ipw.Label()
+        self.said = ipw.Label(layout=ipw.Layout(width="100%"))  # a line of its own, however long: the picture stays
         self.image = ipw.HTML()
         self.show()
         controls = ipw.HBox([*self.buttons.values(), self.said], layout=ipw.Layout(flex_flow="row wrap"))
@@ -161,6 +190,7 @@ class Live(Pictured):
         """Rest: `start` goes on from here."""
         if self.state == "running":
             self.state = "paused"
+            self._enable()  # the answer to the click, before the picture
             self.settle()
             self.show()
 
@@ -172,9 +202,11 @@ class Live(Pictured):
 
     def reset(self) -> None:
         """Make everything as it was before the work, ready to start again."""
-        self.stop()
-        self.restore()
+        if self.state in ("running", "paused"):
+            self._end("stopped")
         self.state, self.working = "ready", None
+        self._enable()
+        self.restore()
         self.show()
 
     def finish(self) -> Figure:

@@ -104,7 +104,7 @@ def comparison(
         ax.set_xscale("log")
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
-    ax.legend(loc="lower right", fontsize="small")
+    ax.legend(loc="best", fontsize="small")
     return ax
 
 
@@ -309,7 +309,8 @@ def grid(
     ax.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
     ax.set_yticks(range(len(batch_sizes)), [str(number) for number in batch_sizes])
     ax.set(xlabel="learning rate", ylabel="images in a mini-batch")
-    ax.get_figure(root=True).colorbar(picture, label=label)  # type: ignore[union-attr]
+    scale = PercentFormatter(1) if form.endswith("%}") else None  # as the numbers
+    ax.get_figure(root=True).colorbar(picture, label=label, format=scale)  # type: ignore[union-attr]
     return ax
 
 
@@ -659,7 +660,7 @@ def describe(figure: Figure) -> str:
     told = [figure.get_suptitle()]
     for ax in figure.axes:
         if ax not in scales:  # what a colour bar says is said of its image
-            names = [name.replace("\n", ", ") for name in (ax.get_ylabel(), ax.get_xlabel()) if name]
+            names = [name.replace("\n", " ") for name in (ax.get_ylabel(), ax.get_xlabel()) if name]
             told += [ax.get_title().replace("\n", ", "), " against ".join(names)]
             told += [*_lines_told(ax), *_bars_told(ax), *_table_told(ax)]
             told += [f"{image.colorbar.ax.get_ylabel()}: {_range(image)}" for image in ax.images if image.colorbar]

@@ -77,6 +77,20 @@ class Lesson:
         waiting.first.wait_for(timeout=60_000)
         expect(waiting).to_have_count(0, timeout=180_000)
 
+    def run_cell(self, text):
+        """Run the code cell that holds the text, and wait for its end."""
+        cell = self.page.locator(".jp-CodeCell", has_text=text)
+        cell.locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]"), timeout=180_000)
+
+    def touch(self, points):
+        """Draw a line with a finger."""
+        session = self.page.context.new_cdp_session(self.page)
+        for kind, (x, y) in zip(["touchStart", *["touchMove"] * len(points)], points, strict=False):
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
     def is_without_errors(self):
         """Whether page and cells have run without an error."""
         failed = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]')
@@ -176,4 +190,40 @@ def test_a_race_is_run(lesson):
     expect(said).not_to_have_text(before, timeout=20_000)
     race.get_by_role("button", name="Stop").click()
     expect(race.get_by_role("button", name="Stop")).to_be_disabled()
+    assert lesson.is_without_errors()
+
+
+@lesson_of("10_your_own")
+def test_a_digit_is_drawn_by_mouse_and_by_touch_and_chosen_by_keyboard(lesson):
+    lesson.run_cell("lessons.begin()")
+    lesson.run_cell("widgets.DrawDigit")
+    drawing = lesson.part("Play")
+    said, picture = drawing.locator(".widget-label", has_text="It says"), drawing.locator("img")
+    box = drawing.locator("canvas").bounding_box()
+    one, seven = (
+        [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        for points in (
+            [(0.58, 0.13), (0.5, 0.4), (0.46, 0.85)],
+            [(0.27, 0.2), (0.5, 0.2), (0.73, 0.19), (0.6, 0.45), (0.5, 0.65), (0.44, 0.87)],
+        )
+    )
+    expect(said).to_contain_text("It says 3")
+    lesson.page.mouse.move(*one[0])
+    lesson.page.mouse.down()
+    for point in one[1:]:
+        lesson.page.mouse.move(*point, steps=5)
+    lesson.page.mouse.up()
+    expect(said).to_contain_text("It says 1")  # and the example is gone
+    lesson.look(drawing)
+
+    drawing.get_by_role("button", name="Clear").click()
+    expect(picture).to_have_count(0)
+    lesson.touch(seven)
+    expect(said).to_contain_text("It says 7")
+    lesson.look(drawing)
+
+    drawing.locator("select").focus()
+    lesson.page.keyboard.press("ArrowDown")
+    expect(said).to_contain_text("It says 0")
+    expect(drawing.locator("select")).to_be_focused()
     assert lesson.is_without_errors()

@@ -54,6 +54,23 @@ def test_it_ends_in_the_weights_of_fit_whatever_is_pressed(digits):
     assert monitor.search.kept == {name: share for name, share in fitted.cycles[-1].kept.items() if name != "all"}
 
 
+def test_a_click_is_answered_before_the_picture_is_drawn(monitor):
+    told = []
+    for name, button in monitor.buttons.items():
+        button.observe(lambda change, name=name: told.append(name), names="disabled")
+    monitor.image.observe(lambda change: told.append("picture"), names="value")
+    for click, changed in ((monitor.pause, {"start", "pause"}), (monitor.reset, set(monitor.buttons))):
+        monitor.start()
+        before = monitor.search.proposals
+        while monitor.search.proposals < before + 40:
+            monitor.pump(0)
+        monitor.said.value = monitor.image.value = "as it was"
+        told.clear()
+        click()
+        assert set(told[:-1]) == changed
+        assert told[-1] == "picture"
+
+
 def test_the_accuracies_are_the_networks(digits, monitor):
     first = copy.deepcopy(monitor.search.model)
     monitor.finish()

@@ -165,6 +165,9 @@ def test_recorded_runs_can_be_chosen():
     assert seen.axes.get_xlabel() == "seconds"
     assert "updates" in seen.axes.get_title()
     assert "SGD" in seen.image.value
+    assert not any("_" in label for label, _ in seen.against.options.items())
+    seen.against.value = "multiply_adds"
+    assert seen.axes.get_xlabel() == "multiply-adds"
 
 
 @pytest.mark.parametrize(("lesson", "number"), [(k, n) for k, v in QUIZZES.items() for n in range(1, len(v) + 1)])

@@ -5,11 +5,11 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from rso_lab.notebook import poster
+from rso_lab.notebook import Controls, poster
 from rso_lab.quizzes import QUIZZES
 
 
-class Quiz(ipw.VBox):
+class Quiz(Controls):
     """A question of a lesson's quiz, by number from 1 on, with answers to choose from; each is explained.
 
     Where widgets cannot run, all explanations are there to read.

@@ -25,7 +25,8 @@ class Recorded(Pictured):
         self.figure = Figure(figsize=(7, 3.4), layout="constrained")
         self.axes = self.figure.subplots()
         self.choice = ipw.Dropdown(options=list(found), value=first, description="experiment")
-        self.against = ipw.Dropdown(options=list(plots.AXES), value=against, description="against")
+        axes = {axis.replace("_", "-"): axis for axis in plots.AXES}
+        self.against = ipw.Dropdown(options=axes, value=against, description="against")
         self.image = ipw.HTML()
         self.post = poster()
         for control in (self.choice, self.against):

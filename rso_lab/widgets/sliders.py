@@ -97,7 +97,7 @@ class Batches(Pictured):
         self.axes = self.figure.subplots()
         wide = ipw.Layout(min_width="300px")
         self.size = ipw.IntSlider(value=30, min=5, max=200, description="images", continuous_update=False, layout=wide)
-        self.said = ipw.Label()
+        self.said = ipw.Label(layout=ipw.Layout(width="100%"))  # a line of its own: the picture stays where it is
         self.image = ipw.HTML()
         self.post = poster()
         self.size.observe(lambda change: self.post(self.draw), names="value")
@@ -134,7 +134,7 @@ class Steps(Pictured):
         self.step = ipw.FloatLogSlider(
             value=1, min=-2.5, max=0.5, step=0.25, description="step", continuous_update=False, layout=wide
         )
-        self.said = ipw.Label()
+        self.said = ipw.Label(layout=ipw.Layout(width="100%"))  # a line of its own: the picture stays where it is
         self.image = ipw.HTML()
         self.post = poster()
         for control in (self.moved, self.step):
@@ -162,7 +162,7 @@ class Order(Pictured):
         self.figure = Figure(figsize=(7, 2.4), layout="constrained")
         self.axes = self.figure.subplots()
         last = self.weight.numel() - 1
-        self.order = ipw.ToggleButtons(options=["neuron", "input"], description="order")
+        self.order = ipw.ToggleButtons(options=["neuron", "input"], description="order", style={"button_width": "80px"})
         wide = ipw.Layout(min_width="300px")
         self.turn = ipw.IntSlider(value=40, max=last, description="visit", continuous_update=False, layout=wide)
         self.play = ipw.Play(value=40, max=last, interval=250)

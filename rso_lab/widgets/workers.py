@@ -20,7 +20,7 @@ class Clash(Pictured):
         self.data = data
         self.surfaces: dict[str, tuple[TwoWeights, np.ndarray]] = {}
         self.places = np.linspace(-3.2, 3.2, 25)
-        self.figure = Figure(figsize=(7, 3.3), layout="constrained")
+        self.figure = Figure(figsize=(7, 2.7), layout="constrained")
         self.axes = self.figure.subplots()
         self.pair = ipw.Dropdown(options=list(PAIRS), description="pair")
         self.size = ipw.FloatSlider(1, min=0.1, max=2.5, step=0.1, description="size", readout_format=".1f")
@@ -82,7 +82,7 @@ class Workers(Pictured):
 
     def __init__(self) -> None:
         self.work = measured_work()
-        self.figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+        self.figure = Figure(figsize=(7.4, 2.35), layout="constrained")
         self.axes = self.figure.subplots(1, 2, width_ratios=(1.7, 1))
         self.shared = ipw.Dropdown(options=["neurons of a layer", "every mini-batch"], description="shared")
         self.shared.layout.width = "270px"
