@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -13,6 +14,12 @@ def _one_thread():
 def _several_pieces(monkeypatch):
     """The tests' data sets are small: cut them into several pieces, too."""
     monkeypatch.setattr("rso_lab.graph.PIECE", 50)
+
+
+@pytest.fixture(autouse=True)
+def _figures_closed():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,6 @@ QUICK = ["train", "--cycles", "1", "--batch-size", "50"]  # one_conv on digits
 def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RSO_LAB_DATA", str(tmp_path / "sets"))
-    yield
-    plt.close("all")
 
 
 def cycles(path):

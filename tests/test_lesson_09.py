@@ -2,7 +2,6 @@
 
 import shutil
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.patches import Rectangle
@@ -11,12 +10,6 @@ from torch import nn
 import rso_lab as rso
 from rso_lab import experiments, lessons, plots, widgets
 from rso_lab.lessons import deeper
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
 
 
 def days(weights, picture, images, cycles, speed):

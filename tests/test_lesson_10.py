@@ -333,7 +333,6 @@ def test_the_legend_lies_above_stairs_that_go_down_and_up():
     ax.figure.draw_without_rendering()
     frame = ax.get_legend().get_window_extent().transformed(ax.transData.inverted())
     assert frame.y0 > 0.9
-    plots.plt.close(ax.figure)
 
 
 def test_ties_are_counted_as_the_steps_tell_them(digits):
