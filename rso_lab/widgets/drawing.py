@@ -176,7 +176,7 @@ class DrawDigit(Pictured):
         self.examples.observe(lambda change: self.post(self.show_example), names="value")
         self.clear.on_click(lambda button: self.post(self.wipe))
         controls = ipw.HBox([self.examples, self.clear, self.said], layout=ipw.Layout(flex_flow="row wrap"))
-        high = ipw.Layout(min_height="182px")  # with a picture or without: the page stays where it is
+        high = ipw.Layout(min_height="186px")  # with a picture or without: the page stays where it is
         super().__init__([controls, ipw.HBox([self.canvas, self.image], layout=high)])
 
     def show_example(self) -> None:
