@@ -31,6 +31,7 @@
 # %matplotlib inline
 import rso_lab as rso
 
+print("Loading ...")
 rso.lessons.begin()
 
 # %% [markdown]

@@ -25,6 +25,7 @@
 # %matplotlib inline
 import rso_lab as rso
 
+print("Loading ...")
 rso.lessons.begin()
 
 # %% [markdown]

@@ -27,6 +27,7 @@
 # %matplotlib inline
 import rso_lab as rso
 
+print("Loading ...")
 rso.lessons.begin()
 
 # %% [markdown]

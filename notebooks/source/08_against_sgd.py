@@ -30,6 +30,7 @@ import torch.nn.functional as F
 
 import rso_lab as rso
 
+print("Loading ...")
 rso.lessons.begin()
 
 # %% [markdown]

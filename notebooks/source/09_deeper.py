@@ -31,6 +31,7 @@ import torch
 
 import rso_lab as rso
 
+print("Loading ...")
 rso.lessons.begin()
 
 # %% [markdown]

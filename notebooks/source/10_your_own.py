@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 import rso_lab as rso
 
+print("Loading ...")
 rso.lessons.begin()
 
 # %% [markdown]

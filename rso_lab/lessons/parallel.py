@@ -408,4 +408,4 @@ def _checksum(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for value in weights.values():
         digest.update(value.numpy().tobytes())
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()[:8]
