@@ -166,6 +166,7 @@ def test_training_is_started_paused_stopped_and_reset(lesson):
     expect(said).not_to_contain_text("0.0 of 10 cycles")
     monitor.get_by_role("button", name="Pause").click()
     expect(monitor.get_by_role("button", name="Start")).to_be_enabled()
+    lesson.page.wait_for_timeout(1500)  # the buttons answer first, then the picture
     rested = said.inner_text()
     lesson.page.wait_for_timeout(500)
     assert said.inner_text() == rested

@@ -30,8 +30,8 @@ class Branching(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.second, self.fc = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Linear(8, 10)
+        self.first, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.second, self.fc = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Linear(4, 10)
 
     def forward(self, x):
         x = torch.relu(self.norm(self.first(x)))
