@@ -108,7 +108,7 @@ def test_the_papers_days_are_those_of_its_text():
     assert by_sgd == pytest.approx(102 * 29 / 86400)
     points = lessons.paper_points()
     assert [accuracy for _, accuracy in points.values()] == [0.8198, 0.818, 0.818]
-    counted = deeper.network_price("depth10").cycle["cached"] * 300 * 5000 / lessons.recorded_speed() / 86400
+    counted = deeper.network_price("depth10").cycle["cached"] * 300 * 5000 / deeper.recorded_speed() / 86400
     assert points["the same, at this kit's speed"][0] == pytest.approx(counted)
 
 
@@ -145,7 +145,7 @@ def test_what_was_reached_is_told_however_far_it_got(recorded, capsys):
 def test_the_speed_is_that_of_the_deepest_run(recorded):
     (run,) = (run for run in lessons_runs("class") if run["method"] == "depth10, RSO" and run["seed"] == 0)
     last = run["cycles"][-1]
-    assert lessons.recorded_speed() == pytest.approx(last["multiply_adds"] / last["seconds"])
+    assert deeper.recorded_speed() == pytest.approx(last["multiply_adds"] / last["seconds"])
 
 
 def test_every_control_moves_the_bill():
@@ -163,7 +163,7 @@ def test_every_control_moves_the_bill():
         (line,) = (line for line in seen.axes.lines if line.get_label() == "your plan")
         assert line.get_xdata()[0] == seen.days
         before = seen.days, seen.image.value
-    speed = lessons.recorded_speed()
+    speed = deeper.recorded_speed()
     assert seen.days == pytest.approx(deeper.network_price("depth5").cycle["cached"] * 1000 * 20 / speed / 86400)
     assert "depth5 takes" in seen.image.value
 

@@ -39,7 +39,6 @@ from rso_lab.lessons.deeper import (
     network_prices,
     paper_days,
     paper_points,
-    recorded_speed,
 )
 from rso_lab.lessons.how_much import RandomProposals, check_cosine, gain_table
 from rso_lab.lessons.initialisation import check_he_sigma, check_normalise, random_networks
@@ -60,7 +59,6 @@ from rso_lab.lessons.parallel import (
     clashing_pairs,
     kept_promises,
     on_processes,
-    promised,
     train_apart,
 )
 from rso_lab.lessons.start import begin, check_choose, train_with
@@ -105,12 +103,10 @@ __all__ = [
     "paper_days",
     "paper_points",
     "price_of_a_gradient",
-    "promised",
     "promises",
     "random_networks",
     "recorded",
     "recorded_costs",
-    "recorded_speed",
     "signs",
     "speed",
     "spent_by_the_paper",

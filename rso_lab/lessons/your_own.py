@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rso_lab.data import Data, load
 from rso_lab.graph import Network
+from rso_lab.lessons.answers import ask
 from rso_lab.models import he_init_
 from rso_lab.rso import RSO, LossFunction
 from rso_lab.train import steps
@@ -43,13 +44,8 @@ _WANTED = "a network: return nn.Sequential(...)"
 
 def check_my_net(answer: Callable[[], Any]) -> bool:
     """Check a learner's `my_net()`: says what to change; returns whether it fits digits and a short run."""
-    try:
-        model = answer()
-    except Exception as error:
-        print(f"Not yet: your my_net stopped with {type(error).__name__}: {error}.")
-        return False
-    if model is None or model is ...:
-        print(f"Not done yet: my_net returns nothing. It should return {_WANTED}.")
+    model = ask("my_net", answer, wanted=_WANTED)
+    if model is None:
         return False
     fault = _fault_of_kind(model) or _fault_of_run(copy.deepcopy(model).eval()) or _fault_of_search(model)
     if fault:

@@ -2,7 +2,7 @@
 
 from rso_lab.widgets.cost import Cost, Ripple
 from rso_lab.widgets.deeper import Bill
-from rso_lab.widgets.drawing import DrawDigit, mnist_like
+from rso_lab.widgets.drawing import DrawDigit
 from rso_lab.widgets.grid import Grid
 from rso_lab.widgets.microscope import Microscope
 from rso_lab.widgets.quiz import Quiz
@@ -28,6 +28,5 @@ __all__ = [
     "Ripple",
     "Steps",
     "Workers",
-    "mnist_like",
     "watch",
 ]
