@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a search between two layer sweeps, from which it goes on bit for bit."""
+"""Checkpoints: the state of a run between two layer sweeps, or epochs of SGD, from which it goes on bit for bit."""
 
 import contextlib
 import hashlib
@@ -20,12 +20,13 @@ EVERY = 5.0  # seconds between two writings at least
 
 @dataclass(frozen=True)
 class State:
-    """All that a search goes on from, as torch.load(weights_only=True) reads it."""
+    """All that a run goes on from, as torch.load(weights_only=True) reads it."""
 
     identity: dict[str, Any]  # what has to be the same, see `identify`
     weights: dict[str, Tensor]  # the network's state dict
     stale: list[str]  # batch norms whose statistics are out of date
-    sigmas: dict[str, float]  # sigma_d of each parameter
+    sigmas: dict[str, float]  # sigma_d of each parameter; RSO's
+    descent: dict[str, Any]  # the state dicts of optimizer and schedule; SGD's
     generator: Tensor  # its state
     cycle: int  # the one that is next, or under way
     sweeps: int  # how many of it are done

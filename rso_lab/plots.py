@@ -126,14 +126,19 @@ def decades(ax: Axes) -> Axes:
     return ax
 
 
-def learning(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], ax: Axes | None, xlabel: str) -> Axes:
+def learning(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    ax: Axes | None,
+    xlabel: str,
+    ylabel: str = "test images right",
+) -> Axes:
     """Accuracy while networks train, by name: (how far, accuracy there)."""
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
     for (label, (places, shares)), (colour, style) in zip(lines.items(), itertools.cycle(_STYLES), strict=False):
         ax.plot(places, shares, style, color=colour, markersize=3, label=label)
     ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
-    ax.set(xlabel=xlabel, ylabel="test images right", ylim=(0, 1))
+    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right", fontsize="small")

@@ -56,17 +56,23 @@ class SGD:
 
 
 def descend(
-    model: nn.Module, data: Data, settings: SGD, generator: torch.Generator, loss: Callable[[Any, Any], Any]
+    model: nn.Module,
+    data: Data,
+    settings: SGD,
+    generator: torch.Generator,
+    loss: Callable[[Any, Any], Any],
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
 ) -> Iterator[int]:
     """Train `model`, in eval mode, in place; after each iteration, yields how many there have been.
 
     An epoch takes as many whole mini-batches as there are, in a random order. While one trains, batch norms use the
-    mini-batch's statistics. Raises FloatingPointError when the loss is not finite.
+    mini-batch's statistics. Optimizer and schedule are from `schedule_of`; where they have been in use, the training
+    goes on at the epoch that they have come to. Raises FloatingPointError when the loss is not finite.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     batches = batches_of(data, settings)
-    optimizer, schedule = schedule_of(model, settings, batches)
-    for epoch in range(settings.epochs):
+    for epoch in range(schedule.last_epoch // batches, settings.epochs):
         order = torch.randperm(len(data.x_train), generator=generator).to(data.x_train.device)
         for number, rows in enumerate(order.split(settings.batch_size)[:batches], 1):
             for norm in norms:

@@ -1,6 +1,7 @@
 """Running a search: steps to look inside, records to follow it, and `fit`."""
 
 import contextlib
+import copy
 import math
 import os
 import time
@@ -37,7 +38,7 @@ from rso_lab.rso import (
     search_cycle,
     searched_layers,
 )
-from rso_lab.sgd import SGD, batches_of, descend
+from rso_lab.sgd import SGD, batches_of, descend, schedule_of
 
 
 def _fastest(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
@@ -74,8 +75,8 @@ def fit(
     differentiable or not. Then the model is in eval mode and its batch norms hold the training set's statistics, also
     after an interrupt or an error.
 
-    `checkpoint` is a folder in which the state is kept after layer sweeps, for RSO. With `resume`, the search goes on
-    from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed (with
+    `checkpoint` is a folder in which the state is kept after layer sweeps, or epochs of SGD. With `resume`, the run goes
+    on from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed (with
     another number of ranks that share each mini-batch: up to rounding).
 
     `ranks`: the processes that share the search, from `ranks.joined()`. With a `parallel` setting each searches a part
@@ -122,10 +123,10 @@ def histories(
 
 @dataclass
 class _Progress:
-    """How far a search is."""
+    """How far a run is."""
 
-    cycle: int = 1
-    sweeps: int = 0  # that are done of this cycle
+    cycle: int = 1  # that is under way; for SGD the epoch
+    sweeps: int = 0  # that are done of this cycle; RSO's
     choices: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))  # of these sweeps
     evaluations: int = 0
     multiply_adds: int = 0
@@ -135,7 +136,7 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything that a search needs, checked."""
+    """Everything that a run needs, checked."""
 
     network: Network
     sigmas: dict[str, float]  # sigma_d of each parameter, as the model came; RSO's
@@ -145,6 +146,7 @@ class _Job:
     evaluator: Evaluator | None  # RSO's
     generator: torch.Generator
     loss: LossFunction
+    descent: dict[str, Any] = field(default_factory=dict)  # "optimizer" and "schedule"; SGD's
     checkpoints: Checkpoints | None = None
     ranks: Ranks = ALONE
     progress: _Progress = field(default_factory=_Progress)
@@ -167,14 +169,20 @@ class _Job:
             "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
         }
 
+    def keep_checkpoint(self) -> None:
+        """This is a point at which the run can be resumed."""
+        if self.checkpoints and self.ranks.rank == 0:
+            self.checkpoints.keep(self.state(self.checkpoints.identity))
+
     def state(self, identity: dict[str, Any]) -> State:
-        """All that the search goes on from."""
+        """All that the run goes on from."""
         progress = self.progress
         return State(
             identity=identity,
             weights={name: value.detach().clone() for name, value in self.network.module.state_dict().items()},
             stale=sorted(self.network.stale),
             sigmas=self.sigmas,
+            descent={name: copy.deepcopy(part.state_dict()) for name, part in self.descent.items()},
             generator=self.generator.get_state(),
             cycle=progress.cycle,
             sweeps=progress.sweeps,
@@ -191,6 +199,8 @@ class _Job:
         self.network.stale.clear()
         self.network.stale |= set(state.stale)
         self.sigmas.update(state.sigmas)
+        for name, part in self.descent.items():
+            part.load_state_dict(state.descent[name])
         self.generator.set_state(state.generator)
         progress = self.progress
         progress.cycle, progress.sweeps = state.cycle, state.sweeps
@@ -222,8 +232,6 @@ def _prepare(
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
     if isinstance(method, SGD) and evaluator != "auto":
         raise ValueError(f"evaluator is {evaluator!r}: expected 'auto' for SGD, which has none")
-    if isinstance(method, SGD) and checkpoint is not None:
-        raise ValueError(f"checkpoint is {str(checkpoint)!r}: expected None for SGD, whose runs are short")
     if resume and checkpoint is None:
         raise ValueError("resume is True without a checkpoint: name the folder that it is in")
     largest: float = method.batch_size
@@ -258,13 +266,15 @@ def _prepare(
     if isinstance(method, SGD):
         if not getattr(number, "requires_grad", False):
             raise ValueError("loss(outputs, targets) gives a number without a gradient: SGD needs one, RSO does not")
-        return _Job(network, {}, data, method, seed, None, generator, loss)
-    sigmas = initial_sigmas(network, method)
-    of_batch = ALONE if method.parallel else ranks  # who shares each mini-batch
-    made = EVALUATORS[evaluator](network, data, loss, of_batch)
-    job = _Job(network, sigmas, data, method, seed, made, generator, loss, ranks=ranks)
-    given = [*model.state_dict().values(), data.x_train, data.y_train]
-    ranks.refuse_to_disagree(given, "network, data or settings", (seed, method, made.name))
+        descent = dict(zip(("optimizer", "schedule"), schedule_of(model, method, batches_of(data, method)), strict=True))
+        job = _Job(network, {}, data, method, seed, None, generator, loss, descent)
+    else:
+        sigmas = initial_sigmas(network, method)
+        of_batch = ALONE if method.parallel else ranks  # who shares each mini-batch
+        made = EVALUATORS[evaluator](network, data, loss, of_batch)
+        job = _Job(network, sigmas, data, method, seed, made, generator, loss, ranks=ranks)
+        given = [*model.state_dict().values(), data.x_train, data.y_train]
+        ranks.refuse_to_disagree(given, "network, data or settings", (seed, method, made.name))
     if checkpoint is None:
         return job
     checkpoints = Checkpoints(checkpoint, identify(job.settings, seed, model, data))
@@ -315,22 +325,32 @@ def _read_state(checkpoints: Checkpoints) -> tuple[State | None, list[str], str]
 
 def _events(job: _Job) -> Iterator[Step | Record]:
     """Every step; after a layer sweep and after a cycle, its record."""
-    return _epochs(job, job.method) if isinstance(job.method, SGD) else _cycles(job, job.method)
+    try:
+        if isinstance(job.method, SGD):
+            yield from _epochs(job, job.method)
+        else:
+            while job.progress.cycle <= job.method.cycles:
+                yield from _cycle(job, job.method)
+    finally:
+        if job.checkpoints and job.ranks.rank == 0:
+            job.checkpoints.write()
 
 
 def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
-    begun = time.perf_counter()
+    """What is left of the epochs."""
+    progress = job.progress
+    begun = time.perf_counter() - progress.seconds
     model = job.network.module
     batches = batches_of(job.data, method)
     cost = descent_cost(job.network, job.data.x_train, method.batch_size)
     try:
-        for iterations in descend(model, job.data, method, job.generator, job.loss):
+        for iterations in descend(model, job.data, method, job.generator, job.loss, **job.descent):
             if iterations % batches:
                 continue
             job.network.stale = set(job.network.batch_norms)
             job.network.refresh_statistics(job.data.x_train)
-            yield Record(
-                cycle=iterations // batches,
+            ended = Record(
+                cycle=progress.cycle,
                 layer=None,
                 **_measured(job),
                 kept={},
@@ -341,18 +361,14 @@ def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
                 seconds=time.perf_counter() - begun,
                 evaluator="backpropagation",
             )
+            progress.records.append(ended)
+            progress.cycle, progress.seconds = progress.cycle + 1, ended.seconds
+            progress.evaluations, progress.multiply_adds = ended.evaluations, ended.multiply_adds
+            job.keep_checkpoint()
+            yield ended
     finally:
         job.network.stale = set(job.network.batch_norms)
         job.network.refresh_statistics(job.data.x_train)
-
-
-def _cycles(job: _Job, method: RSO) -> Iterator[Step | Record]:
-    try:
-        while job.progress.cycle <= method.cycles:
-            yield from _cycle(job, method)
-    finally:
-        if job.checkpoints and job.ranks.rank == 0:
-            job.checkpoints.write()
 
 
 def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
@@ -376,11 +392,6 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
             evaluator=evaluator,
             **measured,
         )
-
-    def keep_checkpoint() -> None:
-        progress.seconds = time.perf_counter() - begun
-        if job.checkpoints and job.ranks.rank == 0:
-            job.checkpoints.keep(job.state(job.checkpoints.identity))
 
     costs = layer_costs(job.network, job.data.x_train, method, evaluator)
     sizes = {layer.name: layer.size for layer in job.network.layers}
@@ -408,8 +419,8 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
             if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
                 loss = _read(unread, progress.choices)
                 job.ranks.refuse_to_disagree(list(job.network.module.parameters()), f"the weights after {step.layer}")
-                progress.sweeps += 1
-                keep_checkpoint()
+                progress.sweeps, progress.seconds = progress.sweeps + 1, time.perf_counter() - begun
+                job.keep_checkpoint()
                 swept = dict.fromkeys(("all", step.layer), progress.choices[step.layer])
                 yield record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
     if unread:
@@ -418,8 +429,9 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
     ended = record(None, progress.choices, **_measured(job))
     progress.records.append(ended)
     progress.cycle, progress.sweeps = progress.cycle + 1, 0
+    progress.seconds = ended.seconds
     progress.choices.clear()
-    keep_checkpoint()
+    job.keep_checkpoint()
     yield ended
 
 

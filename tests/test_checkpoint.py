@@ -204,17 +204,34 @@ def test_progress_is_not_overwritten_by_a_run_that_does_not_resume(digits, tmp_p
         rso.fit(small_network(), digits, METHOD, seed=3, checkpoint=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"resume": True}, "without a checkpoint"),
-        ({"checkpoint": "x", "method": rso.SGD(1, 40, 0.1, warm_up=0)}, "SGD"),
-    ],
-)
-def test_what_cannot_be_is_refused(digits, options, message):
-    options = {"method": METHOD, **options}
-    with pytest.raises(ValueError, match=message):
-        rso.fit(small_network(), digits, options.pop("method"), seed=0, **options)
+def test_sgd_ends_as_if_it_had_not_been_cut_off(digits, tmp_path):
+    """Cut off where the rate grows, between the drops, and after an epoch that was begun."""
+    method = rso.SGD(8, 30, 0.1, warm_up=2)
+    model = small_network()
+    expected = model, rso.fit(model, digits, method, seed=3)
+    calls = itertools.count()
+
+    def cross_entropy(outputs, targets):
+        if next(calls) == 23:  # 1 to see that it gives a number, 4 an epoch, and 2 to measure after it
+            raise KeyboardInterrupt
+        return torch.nn.functional.cross_entropy(outputs, targets)
+
+    for after in (1, 5):
+        folder = tmp_path / str(after)
+        cut_off(digits, folder, after, method)
+        assert is_the_same(resume(digits, folder, method), expected)
+    folder = tmp_path / "within"
+    with pytest.raises(KeyboardInterrupt):
+        rso.fit(small_network(), digits, method, seed=3, checkpoint=folder, loss=cross_entropy)
+    model = small_network(seed=8)
+    records = list(rso.run(model, digits, method, seed=3, checkpoint=folder, resume=True, loss=cross_entropy))
+    assert [record.cycle for record in records] == [4, 5, 6, 7, 8]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected[0].parameters(), strict=True))
+
+
+def test_what_cannot_be_is_refused(digits):
+    with pytest.raises(ValueError, match="without a checkpoint"):
+        rso.fit(small_network(), digits, METHOD, seed=0, resume=True)
     with pytest.raises(TypeError, match="keeps no checkpoints"):
         rso.steps(small_network(), digits, METHOD, seed=0, checkpoint="x")
 
@@ -259,7 +276,7 @@ def write_again_and_again(folder, seconds, generator):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         checkpoints.unwritten = checkpoint.State(
-            {"seed": 0}, {"w": torch.full((1000,), 1.0)}, [], {}, generator, 1, 0, {}, 0, 0, 0.0, []
+            {"seed": 0}, {"w": torch.full((1000,), 1.0)}, [], {}, {}, generator, 1, 0, {}, 0, 0, 0.0, []
         )
         checkpoints.write()
 

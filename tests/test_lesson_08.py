@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import rso_lab as rso
 from rso_lab import lessons, plots, widgets
-from rso_lab.experiments import RESULTS, read
+from rso_lab.experiments import RESULTS, held_out, read
 from rso_lab.lessons.against_sgd import _MISTAKES, check_sgd_step, grid_table
 
 METHODS = {
@@ -40,7 +40,7 @@ def test_the_race_ends_in_the_weights_and_the_bill_of_fit(over, digits):
     race, model = over, rso.models.build("one_conv", digits)
     for label, method in METHODS.items():
         other = copy.deepcopy(model)
-        last = rso.fit(other, digits, method, seed=0).cycles[-1]
+        last = rso.fit(other, held_out(digits), method, seed=0).cycles[-1]
         search = race.searches[label]
         for one, two in zip(search.model.parameters(), other.parameters(), strict=True):
             assert torch.equal(one, two)
@@ -110,7 +110,7 @@ def test_descent_yields_each_iteration_and_keeps_the_statistics_of_the_mini_batc
         assert race.searches["SGD"].updates == number
         assert not any(module.training for module in race.searches["SGD"].model.modules())
     race.finish()
-    rso.fit(model, digits, rso.SGD(2, 50, 0.1, warm_up=1), seed=0)
+    rso.fit(model, held_out(digits), rso.SGD(2, 50, 0.1, warm_up=1), seed=0)
     for one, two in zip(race.searches["SGD"].model.state_dict().values(), model.state_dict().values(), strict=True):
         assert torch.allclose(one.double(), two.double(), atol=1e-6) or one.dtype == torch.long
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 import rso_lab as rso
 from rso_lab import plots
+from rso_lab.experiments import held_out
 from rso_lab.notebook import Live
 from rso_lab.widgets import Monitor, Race
 
@@ -38,7 +39,7 @@ def usable(live):
 def test_it_ends_in_the_weights_of_fit_whatever_is_pressed(digits):
     model = reference.small_network(torch.float32)
     other = copy.deepcopy(model)
-    fitted = rso.fit(other, digits, RSO, seed=0)
+    fitted = rso.fit(other, held_out(digits), RSO, seed=0)
     monitor = Monitor(model, digits, RSO)
     monitor.buttons["start"].click()
     for _ in range(40):
@@ -74,7 +75,7 @@ def test_a_click_is_answered_before_the_picture_is_drawn(monitor):
 def test_the_accuracies_are_the_networks(digits, monitor):
     first = copy.deepcopy(monitor.search.model)
     monitor.finish()
-    fitted = rso.fit(first, digits, RSO, seed=0)
+    fitted = rso.fit(first, held_out(digits), RSO, seed=0)
     found = dict(zip(monitor.search.measured["evaluations"], monitor.search.accuracies, strict=True))
     assert len(found) == 1 + 2 * 4 + 1  # 690 is no multiple of four
     for record in fitted.cycles:
@@ -94,7 +95,7 @@ def test_a_network_at_rest_has_the_statistics_of_its_weights(digits64, button):
         monitor.pump(0)
     monitor.buttons[button].click()
     with torch.no_grad():
-        expected = reference.outputs(model, digits64.x_test, digits64.x_train, first=99)
+        expected = reference.outputs(model, digits64.x_test, held_out(digits64).x_train, first=99)
         assert torch.allclose(model(digits64.x_test), expected)
     assert not model.training
 
@@ -216,7 +217,7 @@ def test_a_race_is_at_equal_evaluations_and_ends_as_fit_does(digits):
         assert max(counts) - min(counts) <= 3
     for label, method in methods.items():
         other = copy.deepcopy(model)
-        history = rso.fit(other, digits, method, seed=0)
+        history = rso.fit(other, held_out(digits), method, seed=0)
         assert same(weights(race.searches[label].model), weights(other))
         assert race.searches[label].accuracies[-1] == pytest.approx(history.cycles[-1].test_accuracy)
         assert f"{label} {history.cycles[-1].test_accuracy:.1%}" in race.said.value

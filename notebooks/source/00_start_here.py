@@ -33,6 +33,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: one weight under the microscope (3 minutes)
@@ -49,7 +51,6 @@ rso.lessons.begin()
 # 3. go on until neither a large nor a small δ helps.
 
 # %%
-data = rso.load("digits")
 toy = rso.models.build("one_conv", data)
 weight = (3, 0, 1, 0)
 rso.widgets.Microscope(toy, data, "conv1.weight", weight)
@@ -68,7 +69,6 @@ rso.widgets.Microscope(toy, data, "conv1.weight", weight)
 # aside, to see whether the network can read pictures it has never seen. Here are eight of them:
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 rso.plots.answers(model, data)
 
@@ -96,7 +96,6 @@ prediction = ...  # <- your prediction, between 0 and 1
 # decide, and not the weight.
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 method = rso.RSO(cycles=10, batch_size=1000)
 history = rso.widgets.watch(rso.histories(model, data, method, seed=0))
@@ -164,7 +163,7 @@ def choose(minus, keep, plus):
 # The next cell checks it. If it is right, your `choose` trains the network for one cycle: every decision is yours.
 
 # %%
-rso.lessons.train_with(choose, rso.load("digits"))
+rso.lessons.train_with(choose, data)
 
 # %% [markdown]
 # ## 5 · Three questions (1 minute)
@@ -199,5 +198,7 @@ rso.widgets.Quiz("00", 3)
 #   16 images are a poor judge. Lesson 05 is about that.)
 # * In section 3, try `cycles=2`. It is not the first part of the run of ten: RSO makes its guesses smaller from cycle to
 #   cycle, down to a tenth in the last.
+# * In the very first cell, load `"mnist"` instead, as the line below says, and run everything again: pictures of 28 x 28 pixels. It
+#   takes minutes where digits take seconds, and the first time it fetches the pictures. Every lesson has that line.
 #
 # **The question for the next lesson.** All this began with random weights. *How* random should they be?

@@ -29,6 +29,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: a signal on its way through eight layers (4 minutes)
@@ -43,7 +45,7 @@ rso.lessons.begin()
 # 2. at which place the last layer's activations are about as large as the images.
 
 # %%
-rso.widgets.Initialisation(rso.load("digits"))
+rso.widgets.Initialisation(data)
 
 # %% [markdown]
 # Eight times in a row, a little too small is nearly nothing, and a little too large is a flood. With nearly nothing all
@@ -91,7 +93,6 @@ rso.lessons.check(normalise)
 # *training* images, for the test images are not to be looked at before the end.
 
 # %%
-data = rso.load("digits")
 print(f"training images: mean {data.x_train.mean():.3f}, deviation {data.x_train.std():.3f}")
 print(f"test images:     mean {data.x_test.mean():.3f}, deviation {data.x_test.std():.3f}")
 
@@ -156,7 +157,7 @@ for name, weight in model.named_parameters():
 prediction = ...  # <- your prediction
 
 # %%
-accuracies = rso.lessons.random_networks(rso.load("digits"), 300)
+accuracies = rso.lessons.random_networks(data, 300)
 rso.plots.shares(accuracies, (max(accuracies), "the best"))
 rso.lessons.compare(prediction, max(accuracies), "Test images right, best of 300")
 
@@ -177,7 +178,6 @@ rso.lessons.compare(prediction, max(accuracies), "Test images right, best of 300
 prediction = ...  # <- your prediction: a share, such as 0.05 or 0.5
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 start = [weight.detach().clone() for weight in model.parameters() if weight.dim() > 1]
 history = rso.widgets.watch(rso.histories(model, data, rso.RSO(cycles=10, batch_size=1000), seed=0))

@@ -31,6 +31,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: the three dots and the slope (6 minutes)
@@ -43,7 +45,6 @@ rso.lessons.begin()
 # 3. Now make δ so large that *neither* dot is lower than w. Does the arrow still point somewhere?
 
 # %%
-data = rso.load("digits")
 toy = rso.models.build("one_conv", data)
 rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
 
@@ -148,7 +149,7 @@ rso.lessons.check(apply)
 # searched the same weights with the same changes and images: how often do you decide as it does?
 
 # %%
-rso.lessons.train_by_hand(evaluate, choose, apply, rso.load("digits"))
+rso.lessons.train_by_hand(evaluate, choose, apply, data)
 
 # %% [markdown]
 # That is the whole method. `rso_lab/rso.py` in the package is the same, with more settings; it stands beside the paper's
@@ -168,7 +169,7 @@ rso.lessons.train_by_hand(evaluate, choose, apply, rso.load("digits"))
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-found = rso.lessons.loss_differences(rso.load("digits"), batch_size=100)
+found = rso.lessons.loss_differences(data, batch_size=100)
 rso.plots.differences(found)
 for images, values in found.items():
     print(f"with {images} it looks good {sum(value < 0 for value in values)} times of {len(values)}")
@@ -189,7 +190,7 @@ rso.lessons.compare(prediction, share, "Looks good, with other images")
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-accepted, downhill = rso.lessons.signs(rso.load("digits"), batch_size=1000)
+accepted, downhill = rso.lessons.signs(data, batch_size=1000)
 print(f"{accepted} changes were accepted, {downhill} of them downhill by the gradient.")
 rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go downhill")
 
@@ -202,7 +203,9 @@ rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go d
 # %% [markdown]
 # ## 5 · What share is kept, and what that tells (7 minutes)
 #
-# Below is a network to be watched while it trains, with mini-batches of 1000 images. On the left is its accuracy. In the middle
+# Below is a network to be watched while it trains, with mini-batches of 1000 images. On the left is its accuracy, on a sixth of the
+# training images that are **held out**: it is not trained on them. (The test images wait. Who plays with settings and looks at
+# them would soon choose what suits just these.) In the middle
 # stands, for each of its two layers (`conv1` is the first, `fc` the last), the share of weights that RSO has *kept* in the latest
 # sweep, because neither w - delta nor w + delta was better: the paper says about 10 %. On the right are the weights of its four
 # filters, violet where they are positive, orange where they are negative.
@@ -214,7 +217,6 @@ rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go d
 prediction = ...  # <- your prediction: "more" or "fewer"
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 monitor = rso.widgets.Monitor(model, data, rso.RSO(cycles=10, batch_size=1000))
 monitor
@@ -230,7 +232,6 @@ monitor.finish()
 # 1000 as above:
 
 # %%
-data = rso.load("digits")
 for batch_size in (30, 1000):
     model = rso.models.build("one_conv", data)
     history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=batch_size), seed=0)
@@ -260,7 +261,7 @@ rso.lessons.beside_the_paper(history)
 # images:
 
 # %%
-rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate)
+rso.lessons.symptoms(data, rso.lessons.evaluate)
 
 # %% [markdown]
 # **Bug A.** It looks harmless, and you may have met it in section 2. What is wrong?
@@ -278,7 +279,7 @@ def evaluate_a(loss, weights, index, delta):
     return minus, keep, plus
 
 
-rso.lessons.symptoms(rso.load("digits"), evaluate_a)
+rso.lessons.symptoms(data, evaluate_a)
 
 # %%
 rso.widgets.Quiz("02", 1)
@@ -287,7 +288,7 @@ rso.widgets.Quiz("02", 1)
 # **Bug B.** The verbs are the right ones, the fault is in how they are fed.
 
 # %%
-rso.lessons.bug_b(rso.load("digits"))
+rso.lessons.bug_b(data)
 
 # %%
 rso.widgets.Quiz("02", 2)
@@ -304,7 +305,7 @@ def initialise(layers):
         weight = torch.randn(weight.shape) * (2 / weight[0].numel()) ** 0.5
 
 
-rso.lessons.symptoms(rso.load("digits"), rso.lessons.evaluate, initialise)
+rso.lessons.symptoms(data, rso.lessons.evaluate, initialise)
 
 # %%
 rso.widgets.Quiz("02", 3)

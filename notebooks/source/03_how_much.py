@@ -31,6 +31,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: how many, and how far? (5 minutes)
@@ -45,7 +47,7 @@ rso.lessons.begin()
 # 3. Still all 690: make the step small. From where on do nearly all proposals help?
 
 # %%
-rso.widgets.Steps(rso.load("digits"))
+rso.widgets.Steps(data)
 
 # %% [markdown]
 # With a small step, +d or -d nearly always helps, however many weights it moves: one of the two goes downhill. But a small
@@ -62,7 +64,6 @@ rso.widgets.Steps(rso.load("digits"))
 prediction = ...  # <- your prediction: 1 is not at all, 10 is to a tenth, ...
 
 # %%
-data = rso.load("digits")
 moved, sizes = (1, 10, 100, 690), (0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 table = rso.lessons.gain_table(data, moved, sizes, count=20)
 rso.plots.gains(table, moved, sizes)
@@ -142,14 +143,13 @@ for n in (2, 10, 100, 690, 10000):
 # ## 4 · The race (9 minutes)
 #
 # RSO's three **levels**: a proposal moves one weight, all weights of one layer, or the whole network. A cycle is as many
-# proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one leads after
-# two cycles? Write its name down, run the cell after it, and press **Start**.
+# proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one reads the most
+# held-out images after two cycles? Write its name down, run the cell after it, and press **Start**.
 
 # %%
 prediction = ...  # <- your prediction: "weight", "layer" or "network"
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 levels = ("weight", "layer", "network")
 methods = {level: rso.RSO(cycles=2, batch_size=250, level=level) for level in levels}
@@ -169,7 +169,6 @@ print(race.said.value, rso.lessons.yours(prediction), sep="; ")
 # The weight level once more, for the ledger:
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 history = rso.fit(model, data, rso.RSO(cycles=2, batch_size=250), seed=0)
 rso.lessons.ledger("03", history)

@@ -27,6 +27,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: a layer lights up (3 minutes)
@@ -117,7 +119,6 @@ print(rso.lessons.yours(prediction))
 # The same live, with the small network. What happens to your verdict when you change `seeds` to `(3, 4, 5)`?
 
 # %%
-data = rso.load("digits")
 seeds = (0, 1, 2)
 for order in ("neuron", "input"):
     found = []

@@ -29,6 +29,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: one good change, a thousand judges (4 minutes)
@@ -40,7 +42,7 @@ rso.lessons.begin()
 # Move the slider: from how many images on is hardly a judge wrong? And how many are wrong with 30?
 
 # %%
-rso.widgets.Batches(rso.load("digits"))
+rso.widgets.Batches(data)
 
 # %% [markdown]
 # Most changes in a search are smaller than this one, and then more images are needed. Small changes are what a search
@@ -94,7 +96,7 @@ rso.lessons.check(standard_error)
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-of_batch, of_all = rso.lessons.accepted_changes(rso.load("digits"), batch_size=16)
+of_batch, of_all = rso.lessons.accepted_changes(data, batch_size=16)
 rso.plots.quadrants(of_batch, of_all)
 share = sum(change > 0 for change in of_all) / len(of_all)
 rso.lessons.compare(prediction, share, "Accepted, and worse for all images")
@@ -105,7 +107,7 @@ rso.lessons.promises(of_batch, of_all)
 # with mini-batches of 1000:
 
 # %%
-of_batch, of_all = rso.lessons.accepted_changes(rso.load("digits"), batch_size=1000)
+of_batch, of_all = rso.lessons.accepted_changes(data, batch_size=1000)
 rso.plots.quadrants(of_batch, of_all)
 rso.lessons.promises(of_batch, of_all)
 
@@ -129,7 +131,6 @@ rso.lessons.promises(of_batch, of_all)
 prediction = ...  # <- your prediction: 1 is as long, 32 is 32 times as long
 
 # %%
-data = rso.load("digits")
 for batch_size in (32, 64, 256, 512, 1024):
     model = rso.models.build("one_conv", data)
     history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=batch_size), seed=0)
@@ -178,7 +179,6 @@ rso.widgets.Recorded("batch", ways=ways)
 # points here.) So large mini-batches can be held for a neuron, which saves time. And small ones? Three seeds each:
 
 # %%
-data = rso.load("digits")
 for hold in ("weight", "neuron", "layer"):
     found = []
     for seed in range(3):

@@ -31,6 +31,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: a network lights up (5 minutes)
@@ -48,7 +50,7 @@ rso.lessons.begin()
 # 3. At which layer does a change cost least, and at which one most?
 
 # %%
-rso.widgets.Ripple(rso.load("digits"))
+rso.widgets.Ripple(data)
 
 # %% [markdown]
 # **One weight touches one channel.** What lies before it cannot know of it. In its own layer a weight belongs to one filter,
@@ -215,7 +217,7 @@ rso.widgets.Cost((1, 28, 28))
 prediction = ...  # <- your prediction: 1 is as fast as plain, 20 is as the count says
 
 # %%
-found = rso.lessons.measure_cycle(rso.load("digits"), batch_size=250, count=6)
+found = rso.lessons.measure_cycle(data, batch_size=250, count=6)
 rso.lessons.cost_table(found)
 print(rso.lessons.yours(prediction))
 
@@ -240,7 +242,6 @@ rso.lessons.recorded_costs()
 # **The ledger.** The run of lesson 00 once more, with the images held for a neuron: as many evaluations as there.
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=1000, batch_every="neuron"), seed=0)
 rso.lessons.ledger("06", history)
@@ -263,7 +264,7 @@ rso.lessons.beside_the_paper(history)
 # at the place where it differs most?
 
 # %%
-for statistics, share in rso.lessons.company(rso.load("digits")).items():
+for statistics, share in rso.lessons.company(data).items():
     print(f"with {statistics} statistics: by {share:.1%} of the largest number")
 
 # %% [markdown]

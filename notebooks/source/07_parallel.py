@@ -29,6 +29,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: two good moves (5 minutes)
@@ -45,7 +47,7 @@ rso.lessons.begin()
 # 3. Try the other pairs. Who clashes most: weights of one filter, of two filters, or of two layers?
 
 # %%
-rso.widgets.Clash(rso.load("digits"))
+rso.widgets.Clash(data)
 
 # %% [markdown]
 # Two neighbours of one filter read nearly the same pixels. What the one mends, the other mends as well; together they go too
@@ -122,7 +124,7 @@ rso.lessons.check(merge)
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-searched = rso.lessons.SearchedApart(rso.load("digits"))
+searched = rso.lessons.SearchedApart(data)
 share = rso.lessons.clashing_pairs(searched, count=200)
 rso.lessons.compare(prediction, share, "Pairs that clash")
 
@@ -172,7 +174,7 @@ rso.plots.promises(table, merged, sizes, what="neurons")
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-data, runs = rso.load("digits"), {}
+runs = {}
 for name, apart in (("one by one", None), ("weights apart", "layer"), ("neurons apart", "neuron")):
     history = rso.lessons.train_apart(data, apart, cycles=2)
     runs[name] = [history]

@@ -32,6 +32,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: the race, with a switch (6 minutes)
@@ -47,7 +49,6 @@ rso.lessons.begin()
 #    taken away before the start leaves a method out.)
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 methods = {
     "RSO": rso.RSO(cycles=3, batch_size=250),
@@ -81,7 +82,6 @@ race.finish()
 # multiply-adds of the loss alone, and brings the slopes of *all* weights at once.
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 loss = F.cross_entropy(model(data.x_train), data.y_train)
 loss.backward()
@@ -91,7 +91,7 @@ print(sum(weight.grad.numel() for weight in model.parameters()), "slopes, from o
 # And by the clock? (It also counts what is not a product, and other work on the machine: it may say less than three, or more.)
 
 # %%
-rso.lessons.price_of_a_gradient(rso.load("digits"))
+rso.lessons.price_of_a_gradient(data)
 
 # %% [markdown]
 # A **step of SGD** takes a mini-batch, computes the gradient, and moves all weights downhill: by the gradient times a small number,
@@ -138,7 +138,7 @@ def sgd_step(weight, gradient, velocity, rate, momentum):
 # image once, in mini-batches of 50.
 
 # %%
-rso.lessons.descend_with(sgd_step, rso.load("digits"))
+rso.lessons.descend_with(sgd_step, data)
 
 # %% [markdown]
 # That took a moment, and 29 updates of all weights. RSO has made one update of all weights when it has taken 2,070 losses.
@@ -175,7 +175,6 @@ rso.widgets.Grid()
 prediction = ...  # <- your prediction: 1 is as many, 10 is ten times as many, ...
 
 # %%
-data = rso.load("digits")
 methods = {"RSO": rso.RSO(cycles=4, batch_size=500, batch_every="neuron"), "SGD": rso.SGD(20, 50, 0.1)}
 runs = {}
 for name, method in methods.items():
@@ -258,7 +257,6 @@ rso.widgets.Recorded("updates", against="updates")
 # them together:
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("two_conv", data)
 weights = sum(weight.numel() for weight in model.parameters())
 print(f"RSO: {3 * weights:,} losses of 500 images each: {3 * weights * 500:,} looks at an image, in one update")

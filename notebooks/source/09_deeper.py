@@ -33,6 +33,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: the bill (6 minutes)
@@ -158,7 +160,6 @@ print(rso.lessons.yours(prediction))
 prediction = ...  # <- your prediction: "depth3", "depth5", "depth10" or "none"
 
 # %%
-data = rso.load("digits")  # or: rso.load("cifar10", train_limit=2000, test_limit=500), which takes much longer
 found = rso.lessons.equal_guesses(data, ("depth3", "depth5", "depth10"), count=2000, batch_size=250)
 rso.plots.learning(found, None, "guesses, three losses each")
 
@@ -174,7 +175,6 @@ print(ends, rso.lessons.yours(prediction), sep="; ")
 # So let every weight have its turn. Here is one cycle of Depth-5, for the ledger:
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("depth5", data)
 history = rso.fit(model, data, rso.RSO(cycles=1, batch_size=100, batch_every="neuron"), seed=0)
 rso.lessons.ledger("09", history)
@@ -250,7 +250,6 @@ rso.plots.bills(rso.lessons.depth_runs("class"), {})
 prediction = ...  # <- your prediction: "first", "middle" or "last"
 
 # %%
-data = rso.load("digits")
 signals = {depth: rso.lessons.layer_signals(data, depth, count=12) for depth in ("depth3", "depth10")}
 print(rso.lessons.yours(prediction))
 rso.plots.layer_signals(signals)

@@ -34,6 +34,8 @@ import rso_lab as rso
 
 print("Loading ...")
 rso.lessons.begin()
+data = rso.load("digits")
+# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: draw a digit (4 minutes)
@@ -106,9 +108,9 @@ rso.lessons.check(my_net)
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-data = rso.load("digits")
+digits = rso.load("digits")  # what my_net is made for, whatever `data` are
 model = rso.lessons.mine_or_ours(my_net)  # with weights by He's rule
-history = rso.fit(model, data, rso.RSO(cycles=3, batch_size=500), seed=0)
+history = rso.fit(model, digits, rso.RSO(cycles=3, batch_size=500), seed=0)
 rso.plots.accuracy(history)
 
 # %%
@@ -126,7 +128,6 @@ rso.lessons.compare(prediction, history.cycles[-1].test_accuracy, "Test images r
 # RSO fits in there, too: each `step` searches *one* weight, and calls the closure three times.
 
 # %%
-data = rso.load("digits")
 chance = torch.Generator().manual_seed(0)
 for seed in range(2):
     model = rso.models.build("one_conv", data, seed)
@@ -160,7 +161,7 @@ class Step(nn.Module):
 
 
 def step_network():
-    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), Step(), nn.Linear(32, 10))
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(data.x_train[0].numel(), 32), Step(), nn.Linear(32, 10))
     return rso.models.he_init_(layers, seed=0)
 
 
@@ -172,7 +173,7 @@ def step_network():
 # 2. Make it larger until a dot lands on another stair. Go down: **Keep the best**.
 
 # %%
-few = rso.load("digits", train_limit=20)
+few = rso.load(data.name, train_limit=20)
 rso.widgets.Microscope(step_network(), few, "1.weight", (26, 10), gradient=True, points=401)
 
 # %% [markdown]
@@ -180,7 +181,6 @@ rso.widgets.Microscope(step_network(), few, "1.weight", (26, 10), gradient=True,
 # somewhere, and two dots that are far enough apart see it. Now the same weight with 1000 images:
 
 # %%
-data = rso.load("digits")
 rso.widgets.Microscope(step_network(), data, "1.weight", (26, 10), gradient=True, points=401)
 
 # %% [markdown]
@@ -194,7 +194,6 @@ rso.widgets.Microscope(step_network(), data, "1.weight", (26, 10), gradient=True
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-data = rso.load("digits")
 sgd = rso.SGD(epochs=20, batch_size=50, learning_rate=0.1, weight_decay=0)  # an epoch: each image once
 for name, method in {"SGD": sgd, "RSO": rso.RSO(cycles=3, batch_size=500)}.items():
     model = step_network()
@@ -225,7 +224,6 @@ class Pretend(nn.Module):
         return x + (torch.sign(x) - x).detach()  # the sign, with the slope of x
 
 
-data = rso.load("digits")
 model = step_network()
 model[2] = Pretend()
 history = rso.fit(model, data, rso.SGD(epochs=20, batch_size=50, learning_rate=0.1, weight_decay=0), seed=0)
@@ -249,10 +247,9 @@ class Coarse(nn.Linear):
         return F.linear(x, 0.3 * torch.round(self.weight / 0.3).clamp(-1, 1), self.bias)
 
 
-data = rso.load("digits")
 sgd = rso.SGD(epochs=20, batch_size=50, learning_rate=0.1, weight_decay=0)
 for name, method in {"SGD": sgd, "RSO": rso.RSO(cycles=4, batch_size=500, sigma_end=1.0)}.items():
-    layers = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), Coarse(16, 32), nn.ReLU(), Coarse(32, 10))
+    layers = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), Coarse(16, 32), nn.ReLU(), Coarse(32, 10))
     model = rso.models.he_init_(layers, seed=0)
     history = rso.fit(model, data, method, seed=0)
     print(f"{name}: {history.cycles[-1].test_accuracy:.0%} right")
@@ -303,8 +300,7 @@ def report(name, model):
     )
 
 
-data = rso.load("digits")
-model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 10))
 rso.fit(rso.models.he_init_(model), data, rso.RSO(cycles=10, batch_size=500), seed=0)
 start = {key: value.clone() for key, value in model.state_dict().items()}
 report("cross-entropy", model)
@@ -339,7 +335,6 @@ def error(outputs, targets):
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-data = rso.load("digits")
 model = rso.models.build("one_conv", data)
 history = rso.fit(model, data, rso.RSO(cycles=3, batch_size=1000), seed=0, loss=error)
 rso.plots.accuracy(history)
@@ -349,7 +344,7 @@ rso.lessons.compare(prediction, history.cycles[-1].test_accuracy, "Test images r
 # It stalls. Look at the curve along lesson 00's weight, with 30 images and the 0/1 error. Which δ finds a lower stair?
 
 # %%
-few = rso.load("digits", train_limit=30)
+few = rso.load(data.name, train_limit=30)
 toy = rso.models.build("one_conv", few)
 rso.widgets.Microscope(toy, few, "conv1.weight", (3, 0, 1, 0), points=401, loss=error)
 
@@ -358,7 +353,6 @@ rso.widgets.Microscope(toy, few, "conv1.weight", (3, 0, 1, 0), points=401, loss=
 # equal then, a **tie**, and a tie keeps the weight: a change that gains nothing is not made. How often is that so?
 
 # %%
-data = rso.load("digits")
 cases = {
     "0/1 error, batch 100": (error, rso.RSO(cycles=3, batch_size=100)),
     "0/1 error, batch 1000": (error, rso.RSO(cycles=3, batch_size=1000)),

@@ -42,7 +42,7 @@ class Grid(Pictured):
             plots.grid(table, sizes, rates, (row, column), "held-out images right", "{:.1%}", ax)
         else:
             plots.grid(table, sizes, rates, (row, column), "updates to 90 % right", "{:.0f}", ax)
-        ax.set_title("paper, MNIST: batch 5000, rate 0.5, outside of this grid", fontsize="small")
+        ax.set_title("paper, MNIST: batch 5000, rate 0.5", fontsize="small")
         steps = sum(run["cycles"][-1]["updates"] for run in result["runs"])
         self.said.value = (
             f"Best: batch {sizes[row]}, rate {rates[column]}. "

@@ -18,16 +18,19 @@ from torch import Tensor, nn
 from rso_lab import plots
 from rso_lab.cost import descent_cost, layer_costs, step_cost
 from rso_lab.data import Data
+from rso_lab.experiments import held_out
 from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.notebook import Live, described
 from rso_lab.rso import RSO, Step, searched_layers
-from rso_lab.sgd import SGD, batches_of, descend
+from rso_lab.sgd import SGD, batches_of, descend, schedule_of
 from rso_lab.train import steps
+
+HELD_OUT = "held-out images right"
 
 
 class Training(ABC):
-    """A network while it trains: what it has spent, and its accuracy on at most 1000 test images.
+    """A network while it trains: what it has spent, and its accuracy on at most 1000 images to test it.
 
     For the accuracy, batch norms use the statistics of these images: those of the training set are up to date when the
     training rests.
@@ -91,7 +94,7 @@ class Training(ABC):
 
     @torch.no_grad()
     def accuracy(self) -> float:
-        """Share of the test images that it reads right."""
+        """Share of these images that it reads right."""
         x, y = self.data.x_test[:1000], self.data.y_test[:1000]
         values = self.network.propagate({self.network.input: x}, batch_statistics_from=1)
         return (values[self.network.nodes[-1]].argmax(dim=1) == y).float().mean().item()
@@ -149,7 +152,8 @@ class Descent(Training):
     def work(self) -> Generator[int]:
         """The descent."""
         generator = torch.Generator().manual_seed(self.seed)
-        descent = descend(self.model, self.data, self.method, generator, F.cross_entropy)
+        way_down = schedule_of(self.model, self.method, batches_of(self.data, self.method))
+        descent = descend(self.model, self.data, self.method, generator, F.cross_entropy, *way_down)
         return cast(Generator[int], descent)
 
     def count(self, step: int) -> None:
@@ -161,14 +165,15 @@ class Descent(Training):
 class Monitor(Live):
     """A network while it trains: accuracy, the share of weights kept in each layer, and its first layer as pictures.
 
-    The model is trained in place, and fit for use whenever the search rests. A click is answered within 0.3 s where a
+    The model is trained in place, and fit for use whenever the search rests. Of the training images a sixth is held out,
+    to measure the accuracy: whoever plays with settings here has not seen the test images. A click is answered within 0.3 s where a
     proposal takes less than a tenth, and no batch norm has to gather statistics over a large training set.
     """
 
     def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int = 0):
         self.stop_latest()  # which may be at work on this model
-        self.data = data
-        self.search = Search(model, data, method, seed)
+        self.data = held_out(data)
+        self.search = Search(model, self.data, method, seed)
         super().__init__(Figure(figsize=(8.4, 3)))
 
     def work(self) -> Generator[None]:
@@ -189,7 +194,7 @@ class Monitor(Live):
         self.figure.clear()
         self.figure.subplots_adjust(left=0.09, right=0.98, bottom=0.17, top=0.88, wspace=0.35)
         learning, kept, filters = self.figure.subplots(1, 3, width_ratios=(1.6, 1.1, 1))
-        plots.learning({"the network": (seen.measured["updates"], seen.accuracies)}, learning, "cycle")
+        plots.learning({"the network": (seen.measured["updates"], seen.accuracies)}, learning, "cycle", HELD_OUT)
         learning.set_xlim(0, seen.method.cycles)
         plots.kept(seen.kept, kept)
         shape = self.data.x_train.shape[1:]
@@ -199,13 +204,14 @@ class Monitor(Live):
         first = next(on_images, None)
         filters.axis("off") if first is None else plots.filters(first, shape, filters)
         done = f"{seen.proposals / seen.cycle_length:.1f} of {seen.method.cycles} cycles"
-        return f"{done}: {seen.accuracies[-1]:.0%} of {len(self.data.x_test[:1000])} test images right"
+        return f"{done}: {seen.accuracies[-1]:.0%} of {len(self.data.x_test[:1000])} held-out images right"
 
 
 class Race(Live):
     """Several ways to train, all from the same random weights: choose who takes part, and what is counted.
 
     Who has spent least of what is counted makes the next step. It may be changed at any time: all of it is recorded.
+    A sixth of the training images is held out to measure the accuracy, as in the monitor.
     """
 
     def __init__(
@@ -217,6 +223,7 @@ class Race(Live):
         against: str = "evaluations",
     ):
         self.stop_latest()
+        data = held_out(data)
         self.searches = {
             label: Search(copy.deepcopy(model), data, method, seed)
             if isinstance(method, RSO)
@@ -273,7 +280,7 @@ class Race(Live):
         self.figure.subplots_adjust(left=0.1, right=0.97, bottom=0.18, top=0.95)
         axis = self.against.value
         lines = {label: (search.measured[axis], search.accuracies) for label, search in self.running.items()}
-        ax = plots.learning(lines, self.figure.subplots(), plots.AXES[axis])
+        ax = plots.learning(lines, self.figure.subplots(), plots.AXES[axis], HELD_OUT)
         ax.set_xlim(left=0)
         if len({type(search) for search in self.running.values()}) > 1:
             plots.decades(ax)  # that is by how much they differ
