@@ -292,8 +292,8 @@ EXPERIMENTS = {
                 "Which level is best, at equal steps?",
                 "weight, by far; then layer, network (§4.2)",
                 remarks={
-                    "class": "On digits none is ahead beyond the spread. Moving everything helps most at the beginning, "
-                    "and so few steps are all beginning: the paper counts 500,000."
+                    "class": "On digits none is ahead beyond the spread. Moving everything helps most at the "
+                    "beginning, and so few steps are all beginning: the paper counts 500,000."
                 },
             ),
         ),
@@ -373,7 +373,9 @@ EXPERIMENTS = {
                 "How long does a cycle take?",
                 "in Julia, in this order: 21, 35, 164, 283, 505 s; 146, 1919, 3646 s",
                 SECONDS,
-                remarks={"evening": "On one thread, with other work beside it, most of it beside the smallest batches."},
+                remarks={
+                    "evening": "On one thread, with other work beside it, most of it beside the smallest batches."
+                },
             ),
         ),
         {

@@ -66,14 +66,23 @@ def measure(value: Tensor) -> Moments:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def merge(moments: Sequence[Moments], ranks: Ranks = ALONE) -> tuple[Array, Array]:
-    """Mean and population variance over all pieces, those of all ranks, float64."""
+def merge(moments: Sequence[Moments]) -> tuple[Array, Array]:
+    """Mean and population variance over all pieces, float64."""
     mean, squares, count = _combine(moments)
-    if ranks.count > 1:
-        everyones = ranks.gather(torch.from_numpy(np.concatenate([mean, squares, [count]])))
-        split = [(numbers[:-1].reshape(2, -1).numpy(), int(numbers[-1])) for numbers in everyones]
-        mean, squares, count = _combine([(means, spreads, number) for (means, spreads), number in split])
     return mean, squares / count
+
+
+def merge_shared(several: Sequence[Sequence[Moments]], ranks: Ranks) -> list[tuple[Array, Array]]:
+    """The same for the pieces of several runs, over the pieces of all ranks, which tell each other once."""
+    if ranks.count == 1:
+        return [merge(moments) for moments in several]
+    own = [_combine(moments) for moments in several]
+    numbers = torch.from_numpy(np.stack([np.append(np.concatenate([mean, squares]), n) for mean, squares, n in own]))
+    by_rank = torch.stack(ranks.gather(numbers)).numpy()  # (ranks, runs, 2 C + 1)
+    channels = numbers.shape[1] // 2
+    return [
+        merge([(n[:channels], n[channels:-1], int(n[-1])) for n in by_rank[:, number]]) for number in range(len(own))
+    ]
 
 
 def _combine(moments: Sequence[Moments]) -> Moments:
@@ -174,7 +183,8 @@ class Network(fx.Interpreter):
             weight, bias, eps = module.weight, module.bias, module.eps
             if self.ranks.count == 1:
                 return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-            mean, variance = (torch.from_numpy(m).to(x) for m in merge([measure(x)], self.ranks))
+            (found,) = merge_shared([[measure(x)]], self.ranks)
+            mean, variance = (torch.from_numpy(moment).to(x) for moment in found)
             return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
         return module(*args, **kwargs)
 

@@ -25,7 +25,7 @@ from torch.fx.node import map_arg
 
 from rso_lab.data import Data
 from rso_lab.fused import Chain, Kernels, chain_length, fits, fuse, gamma_and_beta, step, takes_step
-from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge, pieces, scale_and_offset
+from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge_shared, pieces, scale_and_offset
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
 from rso_lab.ranks import ALONE, Ranks
 from rso_lab.rso import CANDIDATES, CachedEvaluator, Choice, LossFunction, Proposal
@@ -105,24 +105,28 @@ class IncrementalEvaluator(CachedEvaluator):
         for proposal in proposals:
             self.passing.settle(next(iter(proposal.weights)).rpartition(".")[2], proposal.index)
         tried = CANDIDATES[1:] if opposite else CANDIDATES[1:2]
-        tasks = [partial(self.changed_losses, proposals, candidate) for candidate in tried]
-        # What ranks tell each other has an order: one candidate after the other.
-        apart = self.ranks.count == 1 and len(proposals) * self.passing.numbers > THREADED
-        found = self.workers.run(tasks, len(tasks) if apart else 1)
+        if self.ranks.count > 1:  # together: what ranks tell each other takes longer than what a thread saves
+            found = self.changed_losses(proposals, tried)
+        else:
+            tasks = [partial(self.changed_losses, proposals, (candidate,)) for candidate in tried]
+            apart = len(proposals) * self.passing.numbers > THREADED
+            found = [losses for (losses,) in self.workers.run(tasks, len(tasks) if apart else 1)]
         keep, untried = [self.current] * len(proposals), [math.nan] * len(proposals)
         own = torch.tensor([keep, *found, untried][:3], dtype=torch.float64)
         return self.ranks.mean(own, len(self.targets)).T
 
-    def changed_losses(self, proposals: list[Proposal], candidate: Choice) -> list[float]:
-        """This rank's losses with each weight at this candidate's value, the others as they are."""
+    def changed_losses(self, proposals: list[Proposal], tried: tuple[Choice, ...]) -> list[list[float]]:
+        """This rank's losses (candidates, P) with each weight at a candidate's value, the others as they are."""
         assert self.passing is not None
-        losses = []
+        losses: dict[Choice, list[float]] = {candidate: [] for candidate in tried}
         for proposal in proposals:
-            change = _change(proposal, candidate)
-            changes = change.step != 0
-            losses.append(self.mean_loss(self.passing.run_changed(candidate, change)) if changes else self.current)
-        self.found[candidate] = losses[-1]
-        return losses
+            changes = {candidate: _change(proposal, candidate) for candidate in tried}
+            moving = {candidate: change for candidate, change in changes.items() if change.step != 0}
+            outputs = dict(zip(moving, self.passing.run_changed(moving), strict=True))
+            for candidate in tried:
+                self.found[candidate] = self.mean_loss(outputs[candidate]) if candidate in moving else self.current
+                losses[candidate].append(self.found[candidate])
+        return list(losses.values())
 
     @single_threaded
     def commit(self, proposal: Proposal, choice: Tensor) -> None:
@@ -231,7 +235,7 @@ class Passing:
         if self.kernels:
             self.kernels.weights.pop((self.path.origin.node, None), None)  # which have changed since
         run = Run(self, {}, self.kept, None)
-        run.go(self.everything, self.workers.count)
+        go([run], self.everything, self.workers.count)
         self.moments = run.moments
         return self.kept[self.path.output]
 
@@ -259,7 +263,7 @@ class Passing:
                 for part in stage
                 if part.node in alone or (part.kind == "enter" and part.source in alone)
             ]
-            Run(self, spans, values, Change("bias", (channel,), 0.0)).go(_stages(parts), 1)
+            go([Run(self, spans, values, Change("bias", (channel,), 0.0))], _stages(parts), 1)
             planes |= {node: values.pop(node) for node in again}
 
     def take(self, index: Index) -> Tensor:
@@ -278,16 +282,20 @@ class Passing:
             self.taken[j] = taken
         return self.taken[j]
 
-    def run_changed(self, candidate: Choice, change: Change) -> Tensor:
-        """The outputs after a change."""
-        run = Run(self, self.path.spans[change.index[0]], self.changed[candidate], change)
+    def run_changed(self, changes: dict[Choice, Change]) -> list[Tensor]:
+        """The outputs after each change, one of each candidate."""
+        runs = [
+            Run(self, self.path.spans[change.index[0]], self.changed[candidate], change)
+            for candidate, change in changes.items()
+        ]
         alone = self.network.ranks.count == 1  # the chain has its batch norms' statistics for itself
-        if self.chain and self.unbroken and alone and takes_step(self.path.origin, change):
-            run.take_chain(self.chain)
-            run.go(self.behind_chain, 1)
+        if self.chain and self.unbroken and alone and all(takes_step(self.path.origin, c) for c in changes.values()):
+            for run in runs:
+                run.take_chain(self.chain)
+            go(runs, self.behind_chain, 1)
         else:
-            run.go(self.moving, self.workers.count // 2)
-        return run.values[self.path.output]
+            go(runs, self.moving, self.workers.count // 2)
+        return [run.values[self.path.output] for run in runs]
 
     def keep(self, candidate: Choice, change: Change) -> None:
         """What this candidate computed is what the network puts out now."""
@@ -353,11 +361,14 @@ class LastLinear:
         """Fetch what the weight multiplies: for a bias, ones."""
         self.taken = self.x[:, index[1]] if name == "weight" else torch.ones((), dtype=self.outputs.dtype)
 
-    def run_changed(self, candidate: Choice, change: Change) -> Tensor:
+    def run_changed(self, changes: dict[Choice, Change]) -> list[Tensor]:
         """As Passing."""
-        outputs = self.outputs.clone()
-        outputs[:, change.index[0]].add_(self.taken, alpha=change.step)
-        return outputs
+        found = []
+        for change in changes.values():
+            outputs = self.outputs.clone()
+            outputs[:, change.index[0]].add_(self.taken, alpha=change.step)
+            found.append(outputs)
+        return found
 
     def keep(self, candidate: Choice, change: Change) -> None:
         """As Passing."""
@@ -375,22 +386,18 @@ class Run:
     moments: dict[fx.Node, tuple[Array, Array]] = field(default_factory=dict)  # mean and variance, for batch norms
     affine: dict[fx.Node, tuple[Array, Array]] = field(default_factory=dict)  # scale and offset, of batch norms
 
-    @torch.no_grad()
-    def go(self, stages: list[list[Part]], team: int) -> None:
-        """Run stage after stage, each on so many threads."""
-        for parts in stages:
-            for norm in (part for whole in parts for part in (*whole.prologue, whole)):
-                if norm.kind == "norm" and norm.source in self.moments:
-                    self.affine[norm.node] = self.passing.affine(
-                        norm, self.spans.get(norm.node), *self.moments[norm.source]
-                    )
-            pieces = self.passing.pieces[parts[0].stage, bool(self.spans)]
-            self.direct = len(pieces) == 1 and self.passing.kernels is None
-            if not self.direct:
-                self.make_room(parts)
-            found = self.passing.workers.run([partial(self.run_piece, parts, piece) for piece in pieces], team)
-            for node in found[0]:
-                self.moments[node] = merge([moments[node] for moments in found], self.passing.network.ranks)
+    def pass_stage(self, parts: list[Part], team: int) -> list[dict[fx.Node, Moments]]:
+        """Run a stage on so many threads. Returns each piece's moments of what the next batch norms take."""
+        for norm in (part for whole in parts for part in (*whole.prologue, whole)):
+            if norm.kind == "norm" and norm.source in self.moments:
+                self.affine[norm.node] = self.passing.affine(
+                    norm, self.spans.get(norm.node), *self.moments[norm.source]
+                )
+        pieces = self.passing.pieces[parts[0].stage, bool(self.spans)]
+        self.direct = len(pieces) == 1 and self.passing.kernels is None
+        if not self.direct:
+            self.make_room(parts)
+        return self.passing.workers.run([partial(self.run_piece, parts, piece) for piece in pieces], team)
 
     def take_chain(self, chain: Chain) -> None:
         """Run the first parts behind the change in one call."""
@@ -583,6 +590,17 @@ class Run:
     def outlives(self, node: fx.Node) -> bool:
         """Whether a node's values are needed after its stage."""
         return node in self.passing.path.stored and not self.is_given(node)
+
+
+@torch.no_grad()
+def go(runs: list[Run], stages: list[list[Part]], team: int) -> None:
+    """Pass stage after stage, all runs the same ones: after each, ranks tell each other about all of them at once."""
+    for parts in stages if runs else ():
+        found = [run.pass_stage(parts, team) for run in runs]
+        for node in found[0][0]:
+            several = [[moments[node] for moments in pieces] for pieces in found]
+            for run, merged in zip(runs, merge_shared(several, runs[0].passing.network.ranks), strict=True):
+                run.moments[node] = merged
 
 
 def _stages(parts: list[Part]) -> list[list[Part]]:

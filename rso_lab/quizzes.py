@@ -157,8 +157,7 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             "A run accepts 98 % of its changes. That ...",
             {
                 "says little by itself": "Tiny mini-batches accept nearly everything, and so do tiny changes.",
-                "is a good run": "With 16 images nearly all was accepted, and more than four in ten of it made "
-                "things worse.",
+                "is a good run": "With 16 images more than four in ten of the accepted changes made things worse.",
                 "means that the network is perfect": "Then no change would lower the loss, and all weights would "
                 "be kept.",
             },
@@ -281,8 +280,8 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
         (
             "Deeper networks reached more after two cycles on digits. Is depth better, then?",
             {
-                "At equal cycles, yes; at equal guesses that does not follow": "A cycle of the deepest has 19 times "
-                "the guesses of the shallowest's. With equally many the three were close in the live run.",
+                "At equal cycles these were; at equal guesses that does not follow": "A cycle of the deepest has 19 "
+                "times the guesses of the shallowest's. With equally many the three were close in the live run.",
                 "Yes, always": "It also costs more, and at equal guesses the live run shows no lead.",
                 "No, the signal of a weight is lost on its way": "Batch norm and shortcuts hold it up: we measured it.",
             },

@@ -75,9 +75,9 @@ def fit(
     differentiable or not. Then the model is in eval mode and its batch norms hold the training set's statistics, also
     after an interrupt or an error.
 
-    `checkpoint` is a folder in which the state is kept after layer sweeps, or epochs of SGD. With `resume`, the run goes
-    on from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed (with
-    another number of ranks that share each mini-batch: up to rounding).
+    `checkpoint` is a folder in which the state is kept after layer sweeps, for SGD after epochs. With `resume`, the run
+    goes on from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed
+    (with another number of ranks that share each mini-batch: up to rounding).
 
     `ranks`: the processes that share the search, from `ranks.joined()`. With a `parallel` setting each searches a part
     of a convolution's weights, otherwise each has a part of every mini-batch; rank 0 shows progress and writes.
@@ -266,7 +266,8 @@ def _prepare(
     if isinstance(method, SGD):
         if not getattr(number, "requires_grad", False):
             raise ValueError("loss(outputs, targets) gives a number without a gradient: SGD needs one, RSO does not")
-        descent = dict(zip(("optimizer", "schedule"), schedule_of(model, method, batches_of(data, method)), strict=True))
+        optimizer, schedule = schedule_of(model, method, batches_of(data, method))
+        descent = {"optimizer": optimizer, "schedule": schedule}
         job = _Job(network, {}, data, method, seed, None, generator, loss, descent)
     else:
         sigmas = initial_sigmas(network, method)

@@ -158,7 +158,7 @@ def test_a_slider_and_a_button_by_mouse_and_by_keyboard(lesson):
 def test_training_is_started_paused_stopped_and_reset(lesson):
     lesson.run_all()
     monitor = lesson.part("What share is kept")
-    said = monitor.locator(".widget-label", has_text="test images right")
+    said = monitor.locator(".widget-label", has_text="held-out images right")
     lesson.look(monitor)
     monitor.get_by_role("button", name="Reset").click()  # Run All has brought it to its end
     expect(said).to_contain_text("0.0 of 10 cycles")

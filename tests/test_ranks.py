@@ -2,6 +2,7 @@
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -107,6 +108,34 @@ def test_a_shared_mini_batch_ends_in_the_same_weights(tmp_path):
             assert theirs == kept, case
             for name in alone:
                 assert torch.allclose(weights[name], alone[name], rtol=1e-9, atol=1e-12), (case, name)
+
+
+def count_exchanges(rank, folder):
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    exchange, calls = dist.all_gather, []
+    dist.all_gather = lambda *arguments: calls.append(0) or exchange(*arguments)
+    data = rso.load("digits", train_limit=240, test_limit=30)
+    search = rso.steps(
+        model_of("sequential", torch.float32), data, rso.RSO(1, 60, batch_every="layer"), seed=0, ranks=Ranks(rank, 2)
+    )
+    found = {}
+    before = 0
+    for step in search:
+        found.setdefault(step.layer, []).append(len(calls) - before)
+        before = len(calls)
+    # More for a neuron's first weight, for which its channel is run once more, alone, and for a mini-batch's first.
+    assert {layer: statistics.mode(counts) for layer, counts in found.items()} == {
+        "9": 1,  # the losses
+        "5": 1,
+        "4": 2,  # and one batch norm behind the change
+        "1": 2,
+        "0": 3,
+    }
+    dist.destroy_process_group()
+
+
+def test_a_weight_costs_an_exchange_for_each_batch_norm_behind_it_and_one_for_its_losses(tmp_path):
+    mp.spawn(count_exchanges, (str(tmp_path),), nprocs=2)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ data = rso.load("digits")
 # ## 1 · Play: one weight under the microscope (3 minutes)
 #
 # Below is a network that is to read handwritten digits. What it says depends on 690 numbers, its **weights**, and they are
-# random so far. How wrong is it? The **loss** says that in one number: the lower, the better.
+# random so far. How wrong is it? The **loss** says that in one number: the lower, the better. (It is the *cross-entropy*: minus
+# the logarithm of the probability that the network gives to the right digit, averaged over the images.)
 #
 # The grey curve shows the loss for a range of values of *one* weight, while the other 689 stay as they are. There are three
 # dots on it: the weight as it is, **w**, and the weight moved by a change **δ** (delta) to either side, **w - δ** and **w + δ**.
@@ -187,7 +188,7 @@ rso.widgets.Quiz("00", 3)
 #
 # **What the paper says.** With the larger network RSO gets 98.0 % of MNIST's test images right after 5 cycles, and 99.12 % after
 # 50. (Our own run had 97.7 % after 5.) Your network is much smaller, the pictures are different, and one test image more or less
-# is 0.3 percentage points here: the numbers cannot be compared directly. In all of them, most of the gain comes in the first
+# is 0.3 percentage points here: the numbers cannot be compared directly. In all these runs, most of the gain comes in the first
 # cycles.
 #
 # **Go on playing.**

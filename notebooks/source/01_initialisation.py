@@ -52,8 +52,8 @@ rso.widgets.Initialisation(data)
 # answers are equally likely, whatever the image is. In the flood the network is quite sure of answers that are mere chance.
 # In neither case would a small change of a weight tell us much.
 #
-# In between is a place where the signal keeps its size. The slider's 1 is that place: **He's rule** (He et al., 2015). You
-# will write it down in section 3.
+# In between is a place where the signal keeps its size, within about a third. The slider's 1 is that place: **He's rule** (He et
+# al., 2015). You will write it down in section 3.
 
 # %% [markdown]
 # ## 2 · The images first (5 minutes)
@@ -109,7 +109,8 @@ print(f"test images:     mean {data.x_test.mean():.3f}, deviation {data.x_test.s
 # $$\sigma = \sqrt{\frac{2}{\text{fan-in}}}$$
 #
 # **Exercise. Difficulty: medium, 5 minutes.** Write `he_sigma`. It gets a layer's weight tensor, with a shape such as
-# `(16, 8, 3, 3)`: 16 output neurons, each with 8 input channels of 3 x 3 places.
+# `(16, 8, 3, 3)`. That is a **convolution**: it slides a small window, its *kernel* of 3 x 3 places, over pictures. Here 8 pictures
+# come in, the *input channels*, and each of the 16 output neurons, or *filters*, has a kernel for each of them and makes one picture.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -138,7 +139,8 @@ rso.lessons.check(he_sigma)
 # **sigma_d.** The weights that were drawn have a standard deviation of their own, close to He's. RSO measures it once, layer
 # by layer, before the search begins, and calls it sigma_d (d is the number of the layer). It is RSO's only measure of
 # length: its first changes are drawn from N(0, sigma_d), a normal distribution of that spread. The paper's network for MNIST,
-# layer by layer (the batch norms, between the layers, have numbers that all begin at 1 or 0; for them RSO has a setting):
+# layer by layer (between them are *batch norms*, which rescale each channel, lesson 06; their numbers begin at 1 or 0, and RSO
+# has a setting for them):
 
 # %%
 model = rso.models.paper_cnn()
@@ -175,7 +177,7 @@ rso.lessons.compare(prediction, max(accuracies), "Test images right, best of 300
 # The paper says that the random start "is already close to the final solution". What do you expect after ten cycles?
 
 # %%
-prediction = ...  # <- your prediction: a share, such as 0.05 or 0.5
+prediction = ...  # <- your prediction: a share, such as 0.05, 0.5 or 2
 
 # %%
 model = rso.models.build("one_conv", data)
@@ -191,9 +193,11 @@ print(f"The weights moved by {share:.2f} of their first length;", rso.lessons.yo
 # That is not close. What the paper shows is that *few visits* are enough: each weight has had ten guesses, and the network
 # reads. Few steps need not be small ones.
 #
-# And from the wrong start? These runs were recorded, with a network of two convolutions, four cycles and three seeds: with
-# He's weights, with a tenth of them, and with ten times. Sigma_d is measured on the weights as they come, so with ten times
-# the weights the steps are ten times as long, too.
+# And from the wrong start? These runs were recorded, with a network of two convolutions, four cycles and three seeds (a **seed** is
+# the number that fixes all that a run draws by chance): with He's weights, with a tenth of them, and with ten times. Sigma_d is
+# measured on the weights as they come, so with ten times the weights the steps are ten times as long, too. A line is the mean over
+# the seeds, its band reaches from the lowest to the highest, and the axis need not begin at 0. *(class)* means runs of minutes, on
+# digits; later there is *(evening)*, longer ones on MNIST or CIFAR-10.
 
 # %%
 rso.widgets.Recorded("initialisation")
@@ -204,7 +208,7 @@ rso.widgets.Recorded("initialisation")
 # goes through all images in each of its twenty "cycles", and ends a little higher.
 
 # %% [markdown]
-# **The ledger** of the ten cycles above:
+# **The ledger.** The ten cycles above are those of lesson 00 once more, so the line is the same:
 
 # %%
 rso.lessons.ledger("01", history)

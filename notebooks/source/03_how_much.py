@@ -37,9 +37,9 @@ data = rso.load("digits")
 # %% [markdown]
 # ## 1 · Play: how many, and how far? (5 minutes)
 #
-# A **proposal** is a change that is tried: RSO takes the loss with it, without it and with its opposite. Below are 60
+# A **proposal** is a change that is tried, a *guess* in lesson 00: RSO takes the loss with it, without it and with its opposite. Below are 60
 # proposals for the small network with random weights. The first slider sets how many weights a proposal moves, drawn at
-# random, the second how far each of them goes, in units of sigma_d. The histogram shows what the better of +d and -d does to
+# random, the second how far each of them goes, in units of sigma_d. The histogram shows what the better of +δ and -δ does to
 # the loss: left of zero it helps. A proposal that does not help is turned down, and counts as a gain of 0.
 #
 # 1. Move one weight, with a step of 1. How many of the proposals help, and what is the mean gain?
@@ -50,7 +50,7 @@ data = rso.load("digits")
 rso.widgets.Steps(data)
 
 # %% [markdown]
-# With a small step, +d or -d nearly always helps, however many weights it moves: one of the two goes downhill. But a small
+# With a small step, +δ or -δ nearly always helps, however many weights it moves: one of the two goes downhill. But a small
 # step brings little. A long one crosses the valley and climbs the other side. The best step lies in between, and where that is
 # depends on how many weights move.
 
@@ -78,7 +78,7 @@ print(f"the first best step is {best[0] / best[-1]:.0f} times the last;", rso.le
 #
 # Why so? Take a proposal as an arrow with a number for each of the 690 weights, 0 for those that rest. Its **length** is, by
 # Pythagoras, the root of the sum of their squares: if it moves k weights by s each, s times the square root of k. Here are the
-# best steps of the map times that root. (The map is rough: it has two steps to a power of ten.)
+# best steps of the map times that root. (The map is rough: each of its steps is about three times the one before.)
 
 # %%
 for k, step in zip(moved, best, strict=True):
@@ -89,7 +89,8 @@ for k, step in zip(moved, best, strict=True):
 # to share that length.
 #
 # And look at the colours: here, at the beginning, a proposal that moves ten weights gains *more* than one that moves a single
-# weight. A random network has so much to gain that a coarse hand finds it, too.
+# weight. A random network has so much to gain that a coarse hand finds it, too. (A cell is the mean of 20 proposals: luck has a
+# part in it.)
 
 # %% [markdown]
 # ## 3 · The direction (10 minutes)
@@ -134,9 +135,9 @@ for n in (2, 10, 100, 690, 10000):
     print(f"{n:6} weights: |cosine| is typically {typical:.3f}; 1 / sqrt(n) is {n**-0.5:.3f}")
 
 # %% [markdown]
-# In a network of n weights, a direction that knows nothing points along the way down by about one part in the square root of n.
-# That holds whether it moves all n of them or a single one: an arrow along one of n axes knows nothing of the slope either. So
-# by direction alone no number of weights is far ahead. (A single one is even a little behind: many weights hardly matter.) The
+# In a network of n weights, a direction that knows nothing has a cosine of about 1 / sqrt(n) with the way down. That holds whether it moves all n of them or a single one: an arrow along one of n axes knows nothing of the slope either. So
+# by direction alone no number of weights is far ahead. (A single one is even a little behind: it may be one of the many that
+# hardly matter.) The
 # map says that ten gain more than one, when all is still random. Why, then, one at a time?
 
 # %% [markdown]
@@ -205,8 +206,9 @@ rso.widgets.Recorded("levels")
 # %% [markdown]
 # ## 5 · Which changes to propose? (7 minutes)
 #
-# Three more questions about sigma, answered by recorded runs (digits, two convolutions, three seeds). Guess each before you run
-# its cell. **Distribution:** the paper's Gaussian, *uniform* between -2 and 2 sigma, or a *template*, just one of -sigma, 0 and
+# Three more questions about **sigma**, the spread of the proposals: it is sigma_d at first, and *annealed*, that is, made smaller from
+# cycle to cycle. Recorded runs answer them (digits, two convolutions, three seeds; 500 images, held for a neuron). Guess each before
+# you run its cell. **Distribution:** the paper's Gaussian, *uniform* between -2 and 2 sigma, or a *template*, just one of -sigma, 0 and
 # sigma?
 
 # %%
@@ -226,8 +228,8 @@ scales = ("as the paper", "10.0 sigma_d", "0.1 sigma_d", "0.1 sigma_d, 20 cycles
 rso.widgets.Recorded("proposals", ways=scales)
 
 # %% [markdown]
-# The distribution hardly matters, and in four cycles neither does annealing. The scale does: a tenth of sigma_d does not get
-# far in four cycles, and catches up in twenty. (Over twenty cycles it is annealed more slowly: that is why its first four differ.)
+# Gaussian or uniform hardly matters, the template ends about a point lower, and in four cycles annealing makes no difference. The
+# scale does: ten times sigma_d costs some points, a tenth of it does not get far in four cycles, and catches up in twenty. (Over twenty cycles it is annealed more slowly: that is why its first four differ.)
 # The paper, with 50 cycles, says that anything from 0.1 to 10 sigma_d ends within 0.15 points.
 
 # %% [markdown]

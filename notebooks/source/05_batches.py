@@ -51,7 +51,7 @@ rso.widgets.Batches(data)
 # %% [markdown]
 # ## 2 · Exercise: how fast does the luck shrink? (6 minutes)
 #
-# The loss of a mini-batch is a mean over its images. A mean over n images varies less than a single image does, to one part in
+# The loss of a mini-batch is a mean over its images. A mean over n images varies less than a single image does, by a factor of
 # the square root of n: that is the **standard error**. (As long as n is much smaller than the 1437 there are.)
 #
 # **Difficulty: easy, 4 minutes.** `differences` holds, for each image, by how much a change alters its loss. Return the
@@ -118,7 +118,7 @@ rso.lessons.promises(of_batch, of_all)
 # %% [markdown]
 # ## 4 · The table of the Julia notebook (7 minutes)
 #
-# A student reimplemented RSO in Julia and trained this small network on MNIST, ten cycles for each batch size. The table
+# A student reimplemented RSO in Julia, another programming language, and trained this small network on MNIST, ten cycles for each batch size. The table
 # says what that took and reached. Below it we do the same on digits, live. Your prediction: 32 times the images take how many
 # times the seconds here?
 #
@@ -152,7 +152,8 @@ rso.widgets.Recorded("julia", against="seconds", ways=ways)
 
 # %% [markdown]
 # One convolution is so cheap that ten cycles take about 100 seconds on MNIST, too, with any of these sizes. (Other work ran on
-# the machine beside it.) With two convolutions 1000 images take about six times as long as 32.
+# the machine beside it. Our recorded times are too long for that reason.) With two convolutions, not shown here, 1000 images take
+# about six times as long as 32.
 
 # %%
 rso.lessons.ledger("05", history)
@@ -175,7 +176,7 @@ ways = ("held for a weight", "held for a neuron", "held for a layer")
 rso.widgets.Recorded("batch", ways=ways)
 
 # %% [markdown]
-# With 500 images it does not show: what differs lies within the spread over the seeds. (A test image is 0.28 percentage
+# With 500 images it does not show after four cycles: what differs lies within the spread over the seeds. (A test image is 0.28 percentage
 # points here.) So large mini-batches can be held for a neuron, which saves time. And small ones? Three seeds each:
 
 # %%

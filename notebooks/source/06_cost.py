@@ -39,7 +39,7 @@ data = rso.load("digits")
 #
 # This is the paper's network: six convolutions, each of 16 output channels, and a linear layer, `fc`, with one output for each
 # digit. A **channel** is what one filter makes of a picture: a small picture itself. Each framed square is a channel, all are of
-# the same digit. One weight has been changed. What is grey is *exactly* as it was, what is coloured is not: the darker, the more.
+# the same digit. One weight of one layer has been changed. What is grey is *exactly* as it was, what is coloured is not: the darker, the more.
 #
 # The bars below are the **multiply-adds** that each layer takes until the new loss is known: products, each added to a sum. There
 # are three ways. *Plain* computes everything anew. *Cached* begins at the changed layer. *Incremental* computes only what
@@ -315,7 +315,7 @@ for way, points in counted.items():
 # cost. To compute less moves a line down, but does not tilt it: 6 times fewer multiply-adds allow a network of about 2.5 times
 # the weights, the square root of 6.
 #
-# A gradient costs about as much as three forward passes, and tells the slopes of *all* weights. That is why networks of
+# A gradient costs about as much as to run the images through the network three times (lesson 08), and tells the slopes of *all* weights. That is why networks of
 # millions of weights are trained with gradients. RSO is at home where they are few, or where there is no gradient.
 
 # %% [markdown]

@@ -54,12 +54,12 @@ rso.widgets.DrawDigit(rso.experiments.trained())
 # %% [markdown]
 # The small picture is what the network sees: your drawing, prepared as MNIST's were, 20 pixels high or wide and moved to
 # the middle of 28 x 28. It has only ever seen digits of this kind. And it has ten answers and no eleventh: a letter is a digit to
-# it, and a dot may be a 0 beyond doubt.
+# it, and a dot may be read as a 0 with no doubt at all.
 
 # %% [markdown]
 # ## 2 · Exercise: a network of your own (9 minutes)
 #
-# RSO takes any network of torch. **Difficulty: medium, 7 minutes.** Write `my_net`, which returns a network for the digits:
+# RSO takes nearly any network of torch. **Difficulty: medium, 7 minutes.** Write `my_net`, which returns a network for the digits:
 # images (1, 8, 8), that is one channel of 8 x 8 pixels, in; ten numbers out, one for each digit. You may use any layers,
 # with 3000 weights at most, so that it does not take too long.
 #
@@ -178,7 +178,7 @@ rso.widgets.Microscope(step_network(), few, "1.weight", (26, 10), gradient=True,
 
 # %% [markdown]
 # On every stair the slope is exactly 0: that is what autograd, torch's calculus, answers, and it is right. But the stairs lead
-# somewhere, and two dots that are far enough apart see it. Now the same weight with 1000 images:
+# somewhere, and two dots that are far enough apart see it. Now the same weight with all images:
 
 # %%
 rso.widgets.Microscope(step_network(), data, "1.weight", (26, 10), gradient=True, points=401)
@@ -367,7 +367,7 @@ for name, (loss, method) in cases.items():
 
 # %% [markdown]
 # More images make finer stairs, larger changes reach farther ones: the ties become fewer. The images help, the larger changes
-# hardly, and neither is enough: no more changes are accepted than before. For where the losses differ, that hangs on the few images
+# hardly, and neither is enough: no more changes are accepted than before. Where the losses do differ, it is because of the few images
 # at the border between two answers. Cross-entropy hears all 1000: it knows for each *how sure* the network is, and notices when a
 # wrong answer becomes a little less wrong. **So a loss need not have a gradient, but it has to change when a weight changes.**
 # Section 4 did both: steps inside, cross-entropy outside. And section 6 used its rule when cross-entropy had done the rough work.

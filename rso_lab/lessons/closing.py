@@ -46,8 +46,8 @@ def ledger(lesson: str, history: History, *rivals: History) -> None:
         last = run.cycles[-1]
         images = f"{run.settings['data']}, {len(run.cycles)} x {run.settings['batch_size']}"
         spent = f"{last.evaluations:>11,} {last.multiply_adds / 1e9:>9,.1f} billion {last.seconds:>6.1f} s"
-        lines[name] = f"{images:<26} {last.test_accuracy:>8.1%} {spent}"
-    print(f"lesson  {'data, cycles x batch':<26} accuracy evaluations     multiply-adds     time")
+        lines[name] = f"{images:<20} {run.settings['parameters']:>7,} {last.test_accuracy:>8.1%} {spent}"
+    print(f"lesson  {'data, cycles x batch':<20} weights accuracy evaluations     multiply-adds     time")
     for name in sorted(name for name in lines if name <= max(runs)):
         print(f"{name:8}{lines[name]}")
     with contextlib.suppress(OSError), replacing(LEDGER) as file:  # a folder that is not ours to write to
@@ -56,8 +56,8 @@ def ledger(lesson: str, history: History, *rivals: History) -> None:
 
 def beside_the_paper(history: History) -> Axes:
     """A run, the recorded one of the paper's network on MNIST, and the paper's own figures (§4.1, §4.5)."""
-    recorded = History.load(experiments.RESULTS / "mnist_paper_cnn.json")
-    runs = {"yours": [history], "recorded: MNIST, the paper's network": [recorded]}
+    (recorded,) = experiments.curves(experiments.read(experiments.RESULTS / "mnist_evening.json")).values()
+    runs = {"yours": [history], "recorded: MNIST, the paper's network": recorded}
     ax = plots.comparison(runs, reference=experiments.PAPER)
     ax.plot(5, 0.98, "*", color="black", markersize=10, label="paper: MNIST, 5 cycles, 98.0 %")
     ax.set_title("")

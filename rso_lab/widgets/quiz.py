@@ -19,8 +19,8 @@ class Quiz(Controls):
         question, answers = QUIZZES[lesson][number - 1]
         self.right = next(iter(answers))
         self.explanations = answers
-        shown = sorted(answers)  # so that the right one is not always the first
-        self.choice = ipw.RadioButtons(options=shown, index=None, layout=ipw.Layout(width="auto"))
+        shuffled = sorted(answers)  # so that the right one is not always the first
+        self.choice = ipw.RadioButtons(options=shuffled, index=None, layout=ipw.Layout(width="auto"))
         self.said = ipw.HTML()
         self.post = poster()
         self.choice.observe(lambda change: self.post(self.tell), names="value")
@@ -28,7 +28,7 @@ class Quiz(Controls):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         told = "".join(
-            f"<li>{html.escape(answer)}<br><i>{self.verdict(answer)}</i></li>" for answer in self.explanations
+            f"<li>{html.escape(answer)}<br><i>{self.verdict(answer)}</i></li>" for answer in self.choice.options
         )
         return {**super()._repr_mimebundle_(**kwargs), "text/html": f"{self.children[0].value}<ul>{told}</ul>"}
 
