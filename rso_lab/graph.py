@@ -65,7 +65,6 @@ def measure(value: Tensor) -> Moments:
     return mean.double().cpu().numpy(), squares.double().cpu().numpy(), count
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def merge(moments: Sequence[Moments]) -> tuple[Array, Array]:
     """Mean and population variance over all pieces, float64."""
     mean, squares, count = _combine(moments)
@@ -85,6 +84,7 @@ def merge_shared(several: Sequence[Sequence[Moments]], ranks: Ranks) -> list[tup
     ]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _combine(moments: Sequence[Moments]) -> Moments:
     """Of all pieces together (Chan et al. 1979)."""
     if len(moments) == 1:

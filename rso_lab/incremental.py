@@ -105,7 +105,7 @@ class IncrementalEvaluator(CachedEvaluator):
         for proposal in proposals:
             self.passing.settle(next(iter(proposal.weights)).rpartition(".")[2], proposal.index)
         tried = CANDIDATES[1:] if opposite else CANDIDATES[1:2]
-        if self.ranks.count > 1:  # together: what ranks tell each other takes longer than what a thread saves
+        if self.ranks.count > 1:  # together: what ranks tell each other has an order, and takes long
             found = self.changed_losses(proposals, tried)
         else:
             tasks = [partial(self.changed_losses, proposals, (candidate,)) for candidate in tried]
@@ -124,8 +124,8 @@ class IncrementalEvaluator(CachedEvaluator):
             moving = {candidate: change for candidate, change in changes.items() if change.step != 0}
             outputs = dict(zip(moving, self.passing.run_changed(moving), strict=True))
             for candidate in tried:
-                self.found[candidate] = self.mean_loss(outputs[candidate]) if candidate in moving else self.current
-                losses[candidate].append(self.found[candidate])
+                losses[candidate].append(self.mean_loss(outputs[candidate]) if candidate in moving else self.current)
+        self.found |= {candidate: found[-1] for candidate, found in losses.items()}
         return list(losses.values())
 
     @single_threaded
@@ -284,6 +284,8 @@ class Passing:
 
     def run_changed(self, changes: dict[Choice, Change]) -> list[Tensor]:
         """The outputs after each change, one of each candidate."""
+        if not changes:
+            return []
         runs = [
             Run(self, self.path.spans[change.index[0]], self.changed[candidate], change)
             for candidate, change in changes.items()
@@ -294,7 +296,7 @@ class Passing:
                 run.take_chain(self.chain)
             go(runs, self.behind_chain, 1)
         else:
-            go(runs, self.moving, self.workers.count // 2)
+            go(runs, self.moving, self.workers.count // 2 if alone else self.workers.count)
         return [run.values[self.path.output] for run in runs]
 
     def keep(self, candidate: Choice, change: Change) -> None:
@@ -595,7 +597,7 @@ class Run:
 @torch.no_grad()
 def go(runs: list[Run], stages: list[list[Part]], team: int) -> None:
     """Pass stage after stage, all runs the same ones: after each, ranks tell each other about all of them at once."""
-    for parts in stages if runs else ():
+    for parts in stages:
         found = [run.pass_stage(parts, team) for run in runs]
         for node in found[0][0]:
             several = [[moments[node] for moments in pieces] for pieces in found]

@@ -107,7 +107,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
 def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options: Any) -> Iterator[Record]:
     """Train, and yield a record after each layer sweep and each cycle; for SGD, after each epoch.
 
-    Options and errors as for `fit`; a search that is resumed begins with the records that were not kept.
+    Options and errors as for `fit`; a run that is resumed begins with the records that were not kept.
     """
     job = _prepare(model, data, method, seed, **options)
     return (event for event in _events(job) if isinstance(event, Record))
@@ -367,6 +367,7 @@ def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
             progress.evaluations, progress.multiply_adds = ended.evaluations, ended.multiply_adds
             job.keep_checkpoint()
             yield ended
+            begun = time.perf_counter() - progress.seconds  # what was done with the record is no part of it
     finally:
         job.network.stale = set(job.network.batch_norms)
         job.network.refresh_statistics(job.data.x_train)

@@ -147,7 +147,9 @@ def test_the_grid_search_sees_no_test_image():
     assert torch.equal(torch.cat([searched.x_train, searched.x_test]), data.x_train)
     assert torch.equal(torch.cat([searched.y_train, searched.y_test]), data.y_train)
     assert len(searched.x_test) == pytest.approx(len(data.x_train) / 6, abs=1)
-    assert EXPERIMENTS["grid"].prepare is held_out
+    few = EXPERIMENTS["grid"].prepare(data)
+    assert torch.equal(few.x_test, searched.x_test)
+    assert torch.equal(held_out(data, most=100).x_train, data.x_train[:100])
 
 
 @pytest.mark.parametrize("size", ["class", "evening"])

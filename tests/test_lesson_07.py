@@ -261,12 +261,12 @@ def test_the_model_says_what_was_measured():
 
 
 def test_exchanges_are_counted_as_the_search_makes_them():
-    """Three losses a weight, and two candidates' statistics for each batch norm behind it."""
+    """For a weight's losses one, and one for each batch norm behind it: test_ranks counts them in a search."""
     behind = {"fc": 0} | {f"{kind}{i}": 6 - i + (kind == "conv") for i in range(1, 7) for kind in ("conv", "bn")}
     sizes = (
         {"fc": 170} | {f"bn{i}": 32 for i in range(1, 7)} | {f"conv{i}": 2304 if i > 1 else 144 for i in range(1, 7)}
     )
-    expected = {f"conv{i}": sum(sizes[n] * (1 + 2 * behind[n]) for n in (f"conv{i}", f"bn{i}")) for i in range(1, 7)}
+    expected = {f"conv{i}": sum(sizes[n] * (1 + behind[n]) for n in (f"conv{i}", f"bn{i}")) for i in range(1, 7)}
     expected["conv6"] += 170
     assert measured_work().exchanges == expected
     assert list(measured_work().layers) == [f"conv{i}" for i in range(6, 0, -1)]

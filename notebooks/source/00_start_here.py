@@ -199,7 +199,8 @@ rso.widgets.Quiz("00", 3)
 #   16 images are a poor judge. Lesson 05 is about that.)
 # * In section 3, try `cycles=2`. It is not the first part of the run of ten: RSO makes its guesses smaller from cycle to
 #   cycle, down to a tenth in the last.
-# * In the very first cell, load `"mnist"` instead, as the line below says, and run everything again: pictures of 28 x 28 pixels. It
-#   takes minutes where digits take seconds, and the first time it fetches the pictures. Every lesson has that line.
+# * The last line of the very first cell, a comment, is for MNIST, pictures of 28 x 28 pixels. Put what it says in place of the line
+#   above it, and run everything again. It takes minutes where digits take seconds, and the first time it fetches the pictures. Every
+#   lesson has that line.
 #
 # **The question for the next lesson.** All this began with random weights. *How* random should they be?

@@ -208,7 +208,7 @@ rso.widgets.Recorded("initialisation")
 # goes through all images in each of its twenty "cycles", and ends a little higher.
 
 # %% [markdown]
-# **The ledger.** The ten cycles above are those of lesson 00 once more, so the line is the same:
+# **The ledger.** The ten cycles above are those of lesson 00 once more, so the line is the same but for the time:
 
 # %%
 rso.lessons.ledger("01", history)

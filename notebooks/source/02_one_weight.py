@@ -203,8 +203,8 @@ rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go d
 # %% [markdown]
 # ## 5 · What share is kept, and what that tells (7 minutes)
 #
-# Below is a network to be watched while it trains, with mini-batches of 1000 images. On the left is its accuracy, on a sixth of the
-# training images that are **held out**: it is not trained on them. (The test images wait. Who plays with settings and looks at
+# Below is a network to be watched while it trains, with mini-batches of 1000 images. On the left is its accuracy, on **held-out
+# images**: a sixth of the training images, on which it is not trained. (The test images wait. Who plays with settings and looks at
 # them would soon choose what suits just these.) In the middle
 # stands, for each of its two layers (`conv1` is the first, `fc` the last), the share of its weights that RSO *kept* when it last
 # went through them, because neither w - delta nor w + delta was better: the paper says about 10 %. On the right are the weights of its four
@@ -297,7 +297,7 @@ rso.widgets.Quiz("02", 2)
 # %% [markdown]
 # **Bug C.** Nearly every weight is kept, and the network says the same digit to everything. It begins with weights that are
 # all zero, and this function is to give them He's spread. (The loss before is 2.30, *lower* than that of the random network above:
-# where all ten digits are equally likely the loss is -ln 1/10 = 2.30, and a random network is wrong with conviction.)
+# where all ten digits are equally likely the loss is -ln(1/10) = 2.30, and a random network is wrong with conviction.)
 
 
 # %%

@@ -145,7 +145,7 @@ for n in (2, 10, 100, 690, 10000):
 #
 # RSO's three **levels**: a proposal moves one weight, all weights of one layer, or the whole network. A cycle is as many
 # proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one reads the most
-# held-out images after two cycles? Write its name down, run the cell after it, and press **Start**.
+# held-out images (a sixth of the training images, on which none is trained) after two cycles? Write its name down, run the cell after it, and press **Start**.
 
 # %%
 prediction = ...  # <- your prediction: "weight", "layer" or "network"
@@ -167,7 +167,7 @@ race.finish()
 print(race.said.value, rso.lessons.yours(prediction), sep="; ")
 
 # %% [markdown]
-# The weight level once more, for the ledger:
+# The weight level once more, now with all training images, for the ledger:
 
 # %%
 model = rso.models.build("one_conv", data)

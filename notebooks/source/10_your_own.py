@@ -132,7 +132,8 @@ chance = torch.Generator().manual_seed(0)
 for seed in range(2):
     model = rso.models.build("one_conv", data, seed)
     optimizer = rso.RSOptimizer(model.named_parameters(), seed=seed)
-    for _ in tqdm(range(690)):  # a step for each weight: one cycle
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    for _ in tqdm(range(weights)):  # a step for each: one cycle
         rows = torch.randint(len(data.x_train), (250,), generator=chance)
         x, y = data.x_train[rows], data.y_train[rows]
         optimizer.step(lambda: F.cross_entropy(model(x), y))
@@ -178,7 +179,7 @@ rso.widgets.Microscope(step_network(), few, "1.weight", (26, 10), gradient=True,
 
 # %% [markdown]
 # On every stair the slope is exactly 0: that is what autograd, torch's calculus, answers, and it is right. But the stairs lead
-# somewhere, and two dots that are far enough apart see it. Now the same weight with all images:
+# somewhere, and two dots that are far enough apart see it. Now the same weight with 1000 images:
 
 # %%
 rso.widgets.Microscope(step_network(), data, "1.weight", (26, 10), gradient=True, points=401)

@@ -154,7 +154,7 @@ def grid_table(result: dict[str, Any], of: str) -> tuple[NDArray, list[int], lis
     for label, way in ways.items():
         cycles = [run["cycles"] for run in result["runs"] if run["method"] == label]
         if of == "accuracy":
-            found = [records[-1]["test_accuracy"] for records in cycles]
+            found = [records[-1]["test_accuracy"] if records else 0.0 for records in cycles]  # 0: it failed
         else:
             found = [
                 next((record["updates"] for record in records if record["test_accuracy"] >= 0.9), math.nan)

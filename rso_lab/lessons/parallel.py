@@ -286,7 +286,7 @@ def measured_work() -> Work:
         behind = sum(position > layer.position for position in network.batch_norms.values())
         place = layer.normalises or layer.name
         # The linear layer comes first: its few are counted with the convolution searched after it.
-        exchanges[place if place in work else next(iter(work))] += layer.size * (1 + 2 * behind)
+        exchanges[place if place in work else next(iter(work))] += layer.size * (1 + behind)
     return Work(
         apart={ranks: seconds["neuron", ranks] for ranks in (1, 2)},
         together={ranks: seconds[None, ranks] for ranks in (1, 2)},

@@ -43,7 +43,7 @@ class Grid(Pictured):
         else:
             plots.grid(table, sizes, rates, (row, column), "updates to 90 % right", "{:.0f}", ax)
         ax.set_title("paper, MNIST: batch 5000, rate 0.5", fontsize="small")
-        steps = sum(run["cycles"][-1]["updates"] for run in result["runs"])
+        steps = sum(run["cycles"][-1]["updates"] for run in result["runs"] if run["cycles"])
         self.said.value = (
             f"Best: batch {sizes[row]}, rate {rates[column]}. "
             f"{len(result['runs'])} runs, {steps:,} steps, {result['seconds']:.0f} s."

@@ -19,8 +19,8 @@ class Quiz(Controls):
         question, answers = QUIZZES[lesson][number - 1]
         self.right = next(iter(answers))
         self.explanations = answers
-        shuffled = sorted(answers)  # so that the right one is not always the first
-        self.choice = ipw.RadioButtons(options=shuffled, index=None, layout=ipw.Layout(width="auto"))
+        in_order = sorted(answers)  # so that the right one is not always the first
+        self.choice = ipw.RadioButtons(options=in_order, index=None, layout=ipw.Layout(width="auto"))
         self.said = ipw.HTML()
         self.post = poster()
         self.choice.observe(lambda change: self.post(self.tell), names="value")

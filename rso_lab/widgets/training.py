@@ -166,8 +166,9 @@ class Monitor(Live):
     """A network while it trains: accuracy, the share of weights kept in each layer, and its first layer as pictures.
 
     The model is trained in place, and fit for use whenever the search rests. A sixth of the training images is held out
-    to measure the accuracy: whoever plays with settings has not seen the test images then. A click is answered within
-    0.3 s where a proposal takes less than a tenth, and no batch norm has to gather statistics over many images.
+    to measure the accuracy: whoever plays with settings has not seen the test images then. (No mini-batch can be larger
+    than the rest.) A click is answered within 0.3 s where a proposal takes less than a tenth, and no batch norm has to
+    gather statistics over many images.
     """
 
     def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int = 0):
