@@ -121,7 +121,10 @@ class Experiment:
 
 
 PAPER = ("paper: MNIST, 50 cycles, 99.12 %", 0.9912)  # §4.1
-WANN = "Quoted, not run here: WANN (Gaier & Ha 2019) reads 91.9 % of MNIST with one shared weight, 94.2 % with all trained."
+WANN = (
+    "Quoted, not run here: WANN (Gaier & Ha 2019) reads 91.9 % of MNIST with one shared weight, "
+    "94.2 % with all weights trained."
+)
 CLASHES = "Moves of one layer, each right by itself, can clash when they are merged, the more the larger they are."
 
 
