@@ -51,7 +51,7 @@ def train(count: int, parallel: str | None) -> tuple[float, float, str]:
 def latency() -> None:
     """In each of the ranks: how long it takes to have a few numbers of all of them."""
     with joined() as ranks:
-        numbers = torch.zeros(33, dtype=torch.float64)  # mean and squares of 16 channels, and a count
+        numbers = torch.zeros(2, 33, dtype=torch.float64)  # of two candidates: mean, squares of 16 channels, a count
         for times in (100, 2000):  # the first do not count
             begun = time.perf_counter()
             for _ in range(times):
@@ -72,7 +72,7 @@ def main() -> None:
             run = {"ranks": count, "seconds": seconds, "test_accuracy": accuracy, "weights": checksum}
             runs.append({"parallel": parallel, **run})
     microseconds = int(torchrun(2, __file__, "--latency"))
-    print(f"two ranks tell each other 33 numbers in {microseconds} us")
+    print(f"two ranks tell each other 66 numbers in {microseconds} us")
     about = {"command": "python benchmarks/ranks.py", "seeds": [0], "settings": {"train": TRAIN}}
     about |= {"machine": machine(torch.device("cpu")), "versions": versions()}
     seconds = sum(run["seconds"] for run in runs)

@@ -433,7 +433,9 @@ EXPERIMENTS = {
                 "Seconds of a cycle?",
                 "",
                 SECONDS,
-                remarks={"class": "All decide alike but for rounding: tests prove it in float64."},
+                remarks={
+                    "class": "Other work ran beside it. All decide alike but for rounding: tests prove it in float64."
+                },
             ),
         ),
         {"class": replace(CLASS, model="paper_cnn", rso=RSO(1, 50))},

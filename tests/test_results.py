@@ -67,9 +67,9 @@ def test_the_tables_of_the_docs_are_the_recorded_ones():
     shared = 2 * (seconds["neuron", 1] - seconds["neuron", 2])
     alone = seconds["neuron", 1] - shared
     assert f"= {shared:.1f} s and B = {alone:.1f} s: four ranks would take {shared / 4 + alone:.1f} s" in text
-    exchange = 1000 * (seconds[None, 2] - seconds[None, 1] / 2) / 84_000
+    exchange = 1000 * (seconds[None, 2] - seconds[None, 1] / 2) / 47_930
     assert f"= {exchange:.1f} milliseconds" in text
-    assert f"from {2 * 11 * exchange:.0f} milliseconds a weight on" in text
+    assert f"from {2 * 6 * exchange:.0f} milliseconds a weight on" in text
     text = (ROOT / "docs" / "classroom.md").read_text("utf-8")
     for row in json.loads((ROOT / "results" / "learners.json").read_text("utf-8"))["learners"]:
         figures = f"{row['seconds']:.0f} s | {row['slowest_cell']:.0f} s | {row['megabytes']:.0f} MB"

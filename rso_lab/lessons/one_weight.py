@@ -123,8 +123,10 @@ def train_by_hand(evaluate: Evaluate, choose: Choose, apply: Apply, data: Data) 
     if not (check_evaluate(evaluate) and check_choose(choose) and check_apply(apply)):
         return
     method = rso.RSO(cycles=1, batch_size=min(1000, len(data.x_train)))
-    theirs = list(steps(build("one_conv", data), data, method, seed=0))
     model = build("one_conv", data)
+    visits = sum(parameter.numel() for parameter in model.parameters())
+    search = steps(build("one_conv", data), data, method, seed=0)
+    theirs = list(tqdm(search, total=visits, desc="the package's cycle", unit=" weights"))
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     same = 0
     for step in tqdm(theirs, desc="your cycle", unit=" weights"):
@@ -229,7 +231,8 @@ def signs(data: Data, batch_size: int) -> tuple[int, int]:
     model = build("one_conv", data)
     accepted = downhill = 0
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    for step in steps(model, data, rso.RSO(1, batch_size), seed=0):
+    search = steps(model, data, rso.RSO(1, batch_size), seed=0)
+    for step in tqdm(search, total=sum(map(torch.numel, before.values())), desc="a cycle", unit=" weights"):
         name = str(step.name)
         parameter = model.get_parameter(name)
         if step.choice != "keep":

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 from rso_lab import doctor, notebook, rso
 from rso_lab.data import Data
@@ -96,7 +97,8 @@ def train_with(answer: Choose, data: Data) -> None:
         return torch.tensor(rso.CANDIDATES.index(answer(minus, keep, plus)))
 
     search_layer = partial(rso.one_by_one, decide=decide)
-    for _ in rso.search_cycle(1, sigmas, network, data, settings, evaluator, generator, search_layer):
+    search = rso.search_cycle(1, sigmas, network, data, settings, evaluator, generator, search_layer)
+    for _ in tqdm(search, total=sum(layer.size for layer in network.layers), desc="your cycle", unit=" weights"):
         pass
     right = (network.outputs(data.x_test).argmax(dim=1) == data.y_test).double().mean().item()
     print(f"After one cycle in which your choose decided every time: {right:.1%} of the test images right.")
