@@ -1,8 +1,9 @@
-"""Write what README and docs say about each lesson, from the notebooks that are there.
+"""Write what README and docs say about each lesson and experiment, from the notebooks and results that are there.
 
     python docs/lists.py
 
-Tables stand between `<!-- lessons -->` and `<!-- end of lessons -->`. In the glossary, a lesson's number links to it.
+Tables stand between `<!-- lessons -->` and `<!-- end of lessons -->`, or `claims` in place of `lessons`. In the
+glossary, a lesson's number links to it.
 """
 
 import re
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+
+from rso_lab.experiments import RESULTS, report, summary
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,15 +70,21 @@ TABLES = {
 }
 
 
+CLAIMS = {"README.md": summary, "docs/claims.md": report}
+PAGES = ("README.md", "docs/teachers.md", "docs/claims.md", "docs/glossary.md")
+
+
 def updated(page: str, text: str) -> str:
-    """The text of a page, with its table or its links made anew."""
+    """The text of a page, with its tables or its links made anew."""
     there = lessons()
+    if page in CLAIMS:
+        text = _between("claims", CLAIMS[page](RESULTS), text)
     if page in TABLES:
         heading, line = TABLES[page]
         rows = [heading, re.sub(r"[^|]+", " --- ", heading).strip(), *map(line, there)]
-        table = "\n".join(f"| {row} |" for row in rows)
-        found = re.compile(r"(<!-- lessons -->\n).*?(<!-- end of lessons -->)", re.DOTALL)
-        return found.sub(lambda around: f"{around[1]}\n{table}\n\n{around[2]}", text)
+        text = _between("lessons", "\n".join(f"| {row} |" for row in rows), text)
+    if page != "docs/glossary.md":
+        return text
     paths = {lesson.number: lesson.path for lesson in there}
 
     def link(found: re.Match) -> str:
@@ -85,9 +94,15 @@ def updated(page: str, text: str) -> str:
     return re.sub(r"\((?:\[(\d\d)\]\([^)]*\)|(\d\d))\)", link, text)
 
 
+def _between(what: str, table: str, text: str) -> str:
+    """The text with this table between the marks of its kind."""
+    found = re.compile(rf"(<!-- {what} -->\n).*?(<!-- end of {what} -->)", re.DOTALL)
+    return found.sub(lambda around: f"{around[1]}\n{table}\n\n{around[2]}", text)
+
+
 def main() -> None:
     """Update all pages."""
-    for page in (*TABLES, "docs/glossary.md"):
+    for page in PAGES:
         path = ROOT / page
         path.write_text(updated(page, path.read_text("utf-8")), "utf-8")
 

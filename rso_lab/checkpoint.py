@@ -38,7 +38,10 @@ class State:
 
 
 def identify(settings: dict[str, Any], seed: int, network: nn.Module, data: Data) -> dict[str, Any]:
-    """What two runs that end in the same weights have in common."""
+    """What is compared before a run is resumed.
+
+    Not compared: a loss beyond its name, a network beyond the shapes of its weights, packages and machine.
+    """
     arrays = hashlib.sha256()
     for array in (data.x_train, data.y_train, data.x_test, data.y_test):
         arrays.update(array.cpu().contiguous().numpy().data)

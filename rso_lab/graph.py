@@ -198,7 +198,7 @@ class Network(fx.Interpreter):
     def refresh_statistics(self, x: Tensor, before: int | None = None) -> None:
         """Give each stale batch norm (before node `before`) the mean and population variance over all of x (N, ...).
 
-        Of exactly the activations that the network now in force gives (§4 of the design), piece by piece; the pieces
+        Of exactly the activations that the network now in force gives, piece by piece; the pieces
         are merged in float64. One batch norm after the other, each from what was stored on the way to the one before.
         """
         norms = {

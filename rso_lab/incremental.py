@@ -1,4 +1,4 @@
-"""The fast evaluator: a change travels through the network as a change, exactly (§7 of the design).
+"""The fast evaluator: a change travels through the network as a change, exactly.
 
 One weight reaches one output channel of its layer. Behind the layer the change stays in a *span* of channels, through
 batch norm, activation, pooling, flatten and addition, until a layer mixes the channels. There it *enters*: convolved

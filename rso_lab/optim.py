@@ -29,8 +29,10 @@ class RSOptimizer(torch.optim.Optimizer):
             loss = optimizer.step(lambda: F.cross_entropy(model(x), y))
 
     The closure returns the loss of *one* mini-batch, the same for its three calls; gradients are not needed. Layers are
-    visited from the last named one on, over and over; sigma is annealed over `cycles` and then stays. Further keywords
-    are settings of `RSO`: order, layer_order, distribution, sigma_scale, sigma_end, opposite, batch_norm_sigma.
+    visited from the last named one on, batch norms among them, over and over; sigma is annealed over `cycles` (with one
+    it stays as it is). What batch norms count while the closure runs is the loop's own affair, as are checkpoints. A
+    step is as slow as the plain evaluator's: `fit` knows more of the network. Further keywords are settings of `RSO`:
+    order, layer_order, distribution, sigma_scale, sigma_end, opposite, batch_norm_sigma.
     Raises ValueError for settings that cannot be, FloatingPointError where the current loss is not finite.
     """
 

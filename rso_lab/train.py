@@ -70,10 +70,12 @@ def fit(
 ) -> History:
     """Train `model` in place on `data`, as it comes, with the settings `method`; a progress bar shows how far it is.
 
-    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest: it is RSO's. `device` is where the data are
-    unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for RSO
-    differentiable or not. Then the model is in eval mode and its batch norms hold the training set's statistics, also
-    after an interrupt or an error.
+    RSO measures sigma_d on the weights that it comes with: `models.he_init_` gives them the paper's spread.
+
+    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest that runs on the device; for RSO only. `device`
+    is where the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets
+    (B,), for RSO differentiable or not. Then the model is in eval mode and its batch norms hold the training set's
+    statistics, also after an interrupt or an error.
 
     `checkpoint` is a folder in which the state is kept after layer sweeps, for SGD after epochs. With `resume`, the run
     goes on from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed
@@ -107,7 +109,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
 def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options: Any) -> Iterator[Record]:
     """Train, and yield a record after each layer sweep and each cycle; for SGD, after each epoch.
 
-    Options and errors as for `fit`; a run that is resumed begins with the records that were not kept.
+    Options and errors as for `fit`; a run that is resumed yields what comes after the checkpoint.
     """
     job = _prepare(model, data, method, seed, **options)
     return (event for event in _events(job) if isinstance(event, Record))

@@ -110,11 +110,12 @@ def test_formulas_need_no_script(lesson_pages):
     assert lesson_pages["01"].find("math").find("msqrt").find("mtext").get_text() == "fan-in"
 
 
-@pytest.mark.parametrize("page", [*lists.TABLES, "docs/glossary.md"])
-def test_lists_are_those_of_the_lessons(page):
+@pytest.mark.parametrize("page", lists.PAGES)
+def test_lists_are_those_of_the_lessons_and_the_results(page):
     text = (ROOT / page).read_text("utf-8")
     assert lists.updated(page, text) == text, "run: python docs/lists.py"
     assert len(re.findall("<!-- (?:end of )?lessons -->", text)) == (2 if page in lists.TABLES else 0)
+    assert len(re.findall("<!-- (?:end of )?claims -->", text)) == (2 if page in lists.CLAIMS else 0)
 
 
 @pytest.mark.parametrize("lesson", lists.lessons(), ids=lambda lesson: lesson.number)

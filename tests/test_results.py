@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rso_lab as rso
-from rso_lab.experiments import report
+from rso_lab.experiments import report, summary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "results").glob("*.json"))
@@ -52,8 +52,13 @@ def test_the_table_of_peers_in_the_readme_is_the_recorded_one():
         assert row in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_table_of_experiments_in_the_readme_is_the_report():
-    assert report(ROOT / "results") in (ROOT / "README.md").read_text("utf-8")
+def test_the_tables_of_experiments_are_the_report():
+    assert report(ROOT / "results") in (ROOT / "docs" / "claims.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert summary(ROOT / "results") in readme
+    rows = [line for line in readme.splitlines() if "python -m rso_lab experiment " in line and line.startswith("|")]
+    assert all(row in report(ROOT / "results") for row in rows)
+    assert len(rows) == len(rso.experiments.EXPERIMENTS)
 
 
 def test_the_tables_of_the_docs_are_the_recorded_ones():
