@@ -95,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_experiment, error=command.error)
     command.add_argument("name", choices=EXPERIMENTS)
     text = (
-        "class: minutes; evening: hours; full: the paper's network, images and cycles, a mini-batch held for a neuron: "
+        "class: minutes; evening: hours; full: the paper's network, images and cycles, a mini-batch held for a neuron, "
     )
-    text += "days. Not all have all (default: the smallest)"
+    text += "days; not all have all (default: the smallest)"
     command.add_argument("--size", help=text)
     command.add_argument("--seeds", type=int, default=SEEDS, help=f"how many (default: {SEEDS})")
     command.add_argument("--folder", type=Path, default=Path("results"), help="for NAME_SIZE.json (default: results)")

@@ -72,9 +72,9 @@ def fit(
 
     RSO measures sigma_d on the weights that it comes with: `models.he_init_` gives them the paper's spread.
 
-    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest that runs on the device; for RSO only. `device`
-    is where the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets
-    (B,), for RSO differentiable or not. Then the model is in eval mode and its batch norms hold the training set's
+    `evaluator` is "plain", "cached", "incremental" or "auto", the fastest on the device; it is RSO's. `device` is where
+    the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for
+    RSO differentiable or not. Then the model is in eval mode and its batch norms hold the training set's
     statistics, also after an interrupt or an error.
 
     `checkpoint` is a folder in which the state is kept after layer sweeps, for SGD after epochs. With `resume`, the run
