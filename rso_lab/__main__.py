@@ -94,10 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_experiment, error=command.error)
     command.add_argument("name", choices=EXPERIMENTS)
-    text = (
-        "class: minutes; evening: hours; full: the paper's network, images and cycles, a mini-batch held for a neuron, "
-    )
-    text += "days; not all have all (default: the smallest)"
+    text = "class: minutes; evening: hours; full: days, with the paper's network, images and cycles, but a mini-batch "
+    text += "is held for a neuron; not all have all (default: the smallest)"
     command.add_argument("--size", help=text)
     command.add_argument("--seeds", type=int, default=SEEDS, help=f"how many (default: {SEEDS})")
     command.add_argument("--folder", type=Path, default=Path("results"), help="for NAME_SIZE.json (default: results)")

@@ -149,7 +149,7 @@ print(f"all merged, step 1: {table[0, -1]:.0%} is left;", rso.lessons.yours(pred
 # *many pairs* among many moves: 45 among 10, 2.7 million among 2,320. Each clashes a little, and the little adds up.
 #
 # Read it column by column. The smaller the step, the more is kept. (In the limit of tiny steps all of it is: then the loss is
-# as good as a plane, and on a plane gains add up. That is why training with gradients may change all weights at once: its steps are
+# nearly a plane, and on a plane gains add up. That is why training with gradients may change all weights at once: its steps are
 # small.) In a training, sigma is annealed from 1 to 0.1: late in training moves clash less. (All 2,320 at once still do
 # harm here at 0.1.)
 #
