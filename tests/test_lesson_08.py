@@ -211,8 +211,8 @@ def test_the_grid_is_the_recorded_search():
     seen.best_by.value = "updates"
     assert seen.best == (100, 0.1)
     seen.data.value = "evening"
-    assert seen.best == (1000, 0.1)
-    assert "10 runs" in seen.said.value
+    assert seen.best == (5000, 0.1)
+    assert "20 runs" in seen.said.value
     assert "never" in [text.get_text() for text in seen.figure.axes[0].texts]
     seen.best_by.value = "accuracy"
     assert seen.best == (100, 0.1)
