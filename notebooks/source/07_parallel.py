@@ -210,7 +210,7 @@ rso.lessons.beside_the_paper(history)
 # %% [markdown]
 # ## 5 · What do workers gain? (7 minutes)
 #
-# Now the other side: the time. One cycle of the paper's network on digits, neurons apart, took 30.2 s with one worker, and 17.9 s
+# Now the other side: the time. One cycle of the paper's network on digits, neurons apart, took 20.1 s with one worker, and 12.1 s
 # with two. Not half! Some of the work cannot be shared: the linear layer, batch norms, statistics, measuring. Every worker does it
 # for itself. **Amdahl's law**: what cannot be shared takes as long as before, however many help; so if a fifth cannot be
 # shared, a hundred workers are at most five times as fast.
@@ -231,11 +231,11 @@ rso.widgets.Workers()
 # A layer has 16 neurons, and a neuron is not cut in two. Eight workers have two each. With 15 workers one of them still has two,
 # and the others wait for it.
 #
-# The exact way took 123.0 s with two workers, against 31.6 s with one: it made things four times *slower*. The paper's network has
-# six batch norms, each of which needs the mean over *all* images of the mini-batch: that makes 83,834 exchanges a cycle. Here each
-# took more than a millisecond, waiting included. (Without any waiting, two processes exchange a few numbers in half a
-# millisecond.) By the model, two workers gain from it where an exchange takes less than 0.19 milliseconds (190 µs), or where the
-# images are so many or so large that the arithmetic in between takes longer. We have not measured such a case.
+# The exact way took 72.5 s with two workers, against 22.9 s with one: it was 3.2 times as slow. The paper's network has six batch
+# norms, each of which needs the mean over *all* images of the mini-batch: that makes 47,930 exchanges a cycle. Here each took
+# 1.3 milliseconds, waiting included. (Without any waiting, two processes exchange a few numbers in 0.6 milliseconds.) By the
+# model, two workers gain from it where an exchange takes less than 0.24 milliseconds (239 µs), or where the images are so many
+# or so large that the arithmetic in between takes longer. We have not measured such a case.
 
 # %% [markdown]
 # ## 6 · Really: two processes (3 minutes)
