@@ -224,7 +224,9 @@ def test_ctrl_c_exits_with_130_and_keeps_the_cycles_that_are_done(tmp_path, caps
 
     monkeypatch.setattr(tqdm, "update", update_or_interrupt)
     arguments = ["train", "--cycles", "4", "--batch-size", "20", "--out", "run.json"]
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     assert main(arguments) == 130
+    signal.signal(signal.SIGINT, heard)
     out, error = capsys.readouterr()
     assert "cycle 2" in out
     assert "cycle 3" not in out

@@ -208,7 +208,7 @@ def test_the_report_has_mean_and_range_over_seeds(done):
     assert f"RSO: {sum(shares) / 2:.1%} ({min(shares):.1%} to {max(shares):.1%}, 2 seeds)" in row
     claim = EXPERIMENTS["updates"].claims[1]
     assert row.startswith(f"| {claim.question} | {claim.paper} | ")
-    assert "| digits, 2 cycles |" in row
+    assert "| digits, one_conv, 2 cycles |" in row
     assert row.endswith("`python -m rso_lab experiment updates --size class --seeds 2` |")
 
 
