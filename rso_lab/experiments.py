@@ -484,8 +484,8 @@ EXPERIMENTS = {
                 "yes; Depth-10 on CIFAR-10: 81.8 % after 300 cycles, SGD 82.94 % (§4.4)",
                 remarks={
                     "evening": "A few cycles, mini-batches a twentieth of the paper's, whose text gives no accuracy so "
-                    "early. The networks are reconstructed, and SGD's settings were not searched for here. A cycle of "
-                    "depth10 takes RSO about half an hour, so it is the last, and not begun."
+                    "early. The networks are reconstructed, and SGD's settings were not searched for here. RSO on "
+                    "depth10, the longest by far, is not begun."
                 },
             ),
         ),
