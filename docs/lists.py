@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import nbformat
 
-from rso_lab.experiments import RESULTS, report, summary
+from rso_lab.experiments import RESULTS
+from rso_lab.report import report, summary
 
 ROOT = Path(__file__).parent.parent
 

@@ -314,7 +314,8 @@ def _experiment(options: Namespace, command: str) -> None:
 
 def _report(options: Namespace, command: str) -> None:
     from rso_lab import plots
-    from rso_lab.experiments import EXPERIMENTS, curves, report, results
+    from rso_lab.experiments import EXPERIMENTS, curves, results
+    from rso_lab.report import report
 
     try:
         print(report(options.folder))

@@ -4,7 +4,6 @@ The ways of an experiment have network, data and seeds in common, and differ in 
 stored after each cycle, so that an interrupted experiment goes on where it was.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -57,6 +56,11 @@ class Way:
     model: str | None = None
     scale: float = 1.0  # of the initial weights
     evaluator: str = "auto"
+
+    @property
+    def cycles(self) -> int:
+        """Of SGD: epochs."""
+        return self.method.cycles if isinstance(self.method, RSO) else self.method.epochs
 
 
 Ways = dict[str, Way]
@@ -588,8 +592,7 @@ def moved(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:
 
 def is_done(run: Run, way: Way) -> bool:
     """Whether a run has all its cycles, or cannot go on."""
-    whole = way.method.cycles if isinstance(way.method, RSO) else way.method.epochs
-    return bool(run["failed"]) or len(run["cycles"]) == whole
+    return bool(run["failed"]) or len(run["cycles"]) == way.cycles
 
 
 def _told(run: Run) -> str:
@@ -674,85 +677,12 @@ def results(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield name, size, _of(path, name, size)
 
 
-def report(folder: Path) -> str:
-    """All results in a folder, a table in Markdown for each experiment. Raises ValueError where there are none."""
-    parts = []
-    for name, rows in itertools.groupby(_rows(folder), key=lambda row: row[0]):
-        table = "\n".join([*TABLE, *(text for _, _, text in rows)])
-        parts.append(f"## {name}: {EXPERIMENTS[name].question}\n\n{table}")
-    return "\n\n".join(parts)
-
-
-def summary(folder: Path) -> str:
-    """Of each experiment its first claim, at the largest size that there is, as one table. Raises as `report` does."""
-    chosen = {name: text for name, claim, text in _rows(folder) if claim == EXPERIMENTS[name].claims[0]}
-    return "\n".join([*TABLE, *chosen.values()])
-
-
-TABLE = ("| claim | paper | measured | on | command |", "|---|---|---|---|---|")
-
-
-def _rows(folder: Path) -> list[tuple[str, Claim, str]]:
-    """Of each experiment, smaller sizes first, and each of its claims: means over the seeds, lowest and highest."""
-    rows = []
-    for name, size, result in results(folder):
-        experiment, of_size = _find(name, size)
-        for claim in experiment.claims:
-            labels = claim.labels or tuple(result["settings"]["ways"])
-            if claim.best_only:
-                labels = (best(result),)
-            found = {label: text for label in labels if (text := _summary(result, label, claim.measure))}
-            if not found:
-                continue
-            told = "<br>".join(f"{label}: {text}" for label, text in found.items())
-            remark = f"<br>{claim.remarks[size]}" if size in claim.remarks else ""
-            models = {result["settings"]["ways"][label]["model"] for label in labels}
-            cycles = _count(_cycles(experiment.ways(of_size)[labels[0]]), "cycle")
-            on = ", ".join([of_size.dataset, *(models if len(models) == 1 else ()), cycles])
-            text = f"| {claim.question} | {claim.paper} | {told}{remark} | {on} | `{result['command']}` |"
-            rows.append((name, claim, text))
-    if not rows:
-        raise ValueError(f"{folder} has no results of experiments: python -m rso_lab experiments lists what can be run")
-    return rows
-
-
 def best(result: dict[str, Any]) -> str:
     """The way with the highest mean accuracy; a failed run counts as none right."""
     accuracies: dict[str, list[float]] = {}
     for run in result["runs"]:
         accuracies.setdefault(run["method"], []).append(0.0 if run["failed"] else _accuracy(run))
     return max(accuracies, key=lambda label: statistics.mean(accuracies[label]))
-
-
-def _cycles(way: Way) -> int:
-    return way.method.cycles if isinstance(way.method, RSO) else way.method.epochs
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _summary(result: dict[str, Any], label: str, measure: Measure) -> str:
-    """Mean, lowest and highest; empty where no run has the number."""
-    runs = [run for run in result["runs"] if run["method"] == label]
-    values = [value for run in runs if not run["failed"] and (value := measure.of(run)) is not None]
-    failed = sum(bool(run["failed"]) for run in runs)
-    parts = []
-    if values:
-        parts.append(f"{measure.form(statistics.mean(values))} ({_spread(values, measure)})")
-    if failed:
-        parts.append(f"{_count(failed, 'run')} failed")
-    settings = result["settings"]["ways"][label]
-    whole = settings.get("cycles", settings.get("epochs"))
-    if any(not run["failed"] and len(run["cycles"]) < whole for run in runs):
-        parts.append(f"after {min(len(run['cycles']) for run in runs)} of {whole} cycles")
-    return ", ".join(parts)
-
-
-def _spread(values: list[float], measure: Measure) -> str:
-    if len(values) == 1:
-        return "1 seed"
-    return f"{measure.form(min(values))} to {measure.form(max(values))}, {_count(len(values), 'seed')}"
 
 
 def curves(result: dict[str, Any]) -> dict[str, list[History]]:

@@ -10,7 +10,8 @@ import torch
 
 import rso_lab as rso
 from rso_lab.__main__ import main
-from rso_lab.experiments import EXPERIMENTS, Size, begin, best, held_out, moved, perform, read, report
+from rso_lab.experiments import EXPERIMENTS, Size, begin, best, held_out, moved, perform, read
+from rso_lab.report import report
 
 RESULTS = Path(__file__).parent.parent / "results"
 TINY = Size("digits", "one_conv", rso.RSO(2, 50, batch_every="neuron"), rso.SGD(2, 100, 0.1, warm_up=1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rso_lab as rso
-from rso_lab.experiments import report, summary
+from rso_lab.report import report, summary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "results").glob("*.json"))
