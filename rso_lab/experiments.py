@@ -179,7 +179,7 @@ def _proposals(size: Size) -> Ways:
     others: dict[str, dict[str, Any]] = {
         "uniform": {"distribution": "uniform"},
         "template": {"distribution": "template"},
-        "w + d only": {"opposite": False},
+        "w + δ only": {"opposite": False},
         "not annealed": {"sigma_end": 1.0},
         **{f"{scale} sigma_d": {"sigma_scale": scale} for scale in SCALES},
     }
@@ -343,7 +343,7 @@ EXPERIMENTS = {
                 labels=("the usual way", "uniform", "template"),
             ),
             Claim(
-                "Is w - d worth it?", "it often leads to a better choice (§3)", labels=("the usual way", "w + d only")
+                "Is w - δ worth it?", "it often leads to a better choice (§3)", labels=("the usual way", "w + δ only")
             ),
             Claim(
                 "Should changes become smaller?",

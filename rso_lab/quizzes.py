@@ -119,7 +119,7 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             "Four runs end at 96.9, 95.8, 95.6 and 96.1 %. 360 test images. What do they tell apart?",
             {
                 "Nothing": "One image is 0.28 points, and the choice of test images alone makes about 1. All four "
-                "lie within that.",
+                "lie within a point of their mean.",
                 "The first is the best": "By a few images. With others, or another seed, it may be the last.",
                 "All but the second and third": "Differences of a few images, all of them.",
             },

@@ -18,7 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, Protocol, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 import psutil
@@ -32,14 +32,24 @@ from rso_lab.ranks import ALONE, Ranks
 from rso_lab.visits import Index, Visit, sweeps
 
 Choice = Literal["keep", "plus", "minus"]
-CANDIDATES: tuple[Choice, ...] = get_args(Choice)  # w, w + d, w - d: the order of the three in a tensor
+CANDIDATES: tuple[Choice, ...] = get_args(Choice)  # w, w + delta, w - delta: the order of the three in a tensor
 LossFunction = Callable[[Tensor, Tensor], Any]  # (outputs (B, classes), targets (B,)) -> one number
+Settings = TypeVar("Settings")
 
 
-def _setting(text: str, **default: Any) -> Any:
+def explained(text: str, **default: Any) -> Any:
+    """A setting and its meaning."""
     return field(metadata={"help": text}, **default)
 
 
+def with_meanings(kind: type[Settings]) -> type[Settings]:
+    """The class, the meaning of each of its settings in its docstring."""
+    meanings = [f"{setting.name}: {setting.metadata['help']}" for setting in fields(cast(Any, kind))]
+    kind.__doc__ = "\n    ".join([str(kind.__doc__), *meanings])
+    return kind
+
+
+@with_meanings
 @dataclass(frozen=True)
 class RSO:
     """The settings of the search; sections (§) are the paper's.
@@ -48,33 +58,33 @@ class RSO:
     Raises ValueError, naming the setting, its value and what is allowed.
     """
 
-    cycles: int = _setting("how many times every weight is visited")
-    batch_size: int = _setting("images in a mini-batch (§4.1: 5000)")
+    cycles: int = explained("how many times every weight is visited")
+    batch_size: int = explained("images in a mini-batch (§4.1: 5000)")
     _: KW_ONLY
-    level: Literal["weight", "layer", "network"] = _setting("what one proposal changes (§4.2)", default="weight")
-    order: Literal["neuron", "input"] = _setting(
+    level: Literal["weight", "layer", "network"] = explained("what one proposal changes (§4.2)", default="weight")
+    order: Literal["neuron", "input"] = explained(
         "within a layer: the weights of one output neuron first, or those of one input channel (§4.3)", default="neuron"
     )
-    layer_order: Literal["output_first", "input_first"] = _setting(
+    layer_order: Literal["output_first", "input_first"] = explained(
         "which end is searched first (§3)", default="output_first"
     )
-    parallel: Literal[None, "neuron", "layer"] = _setting(
+    parallel: Literal[None, "neuron", "layer"] = explained(
         "search the neurons, or all weights, of a convolution against its state before, then merge (§4.6)", default=None
     )
-    distribution: Literal["gaussian", "uniform", "template"] = _setting(
+    distribution: Literal["gaussian", "uniform", "template"] = explained(
         "of the changes: N(0, sigma), U(-2 sigma, 2 sigma), or one of -sigma, 0, sigma (§3)", default="gaussian"
     )
-    sigma_scale: float = _setting("sigma in the first cycle, in units of sigma_d (§4.1)", default=1.0)
-    sigma_end: float = _setting("sigma in the last cycle, as a share of the first's (§4.1)", default=0.1)
-    batch_every: Literal["weight", "neuron", "layer"] = _setting(
+    sigma_scale: float = explained("sigma in the first cycle, in units of sigma_d (§4.1)", default=1.0)
+    sigma_end: float = explained("sigma in the last cycle, as a share of the first's (§4.1)", default=0.1)
+    batch_every: Literal["weight", "neuron", "layer"] = explained(
         "how long a mini-batch is held (paper: weight); above the weight level, always one proposal", default="weight"
     )
-    batch_growth: float = _setting("each cycle's mini-batches have so many times the images of the last", default=1.0)
-    opposite: bool = _setting("try w - delta too (§3)", default=True)
-    weight_decay: float = _setting("times |W|^2 / 2, added to the losses (§4.4)", default=0.0)
-    batch_norm: bool = _setting("search gamma and beta of the batch norms too (§4.1)", default=True)
+    batch_growth: float = explained("each cycle's mini-batches have so many times the images of the last", default=1.0)
+    opposite: bool = explained("try w - delta too (§3)", default=True)
+    weight_decay: float = explained("times |W|^2 / 2, added to the losses (§4.4)", default=0.0)
+    batch_norm: bool = explained("search gamma and beta of the batch norms too (§4.1)", default=True)
     # The paper is silent on it. Best of 0.03 to 3 on held-out training images: results/batch_norm_sigma.json.
-    batch_norm_sigma: float = _setting("sigma_d of gamma and beta, and of others whose weights start at 1", default=1.0)
+    batch_norm_sigma: float = explained("sigma_d of gamma and beta, and of others that start at 1", default=1.0)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -409,7 +419,7 @@ def draw(distribution: str, shape: torch.Size, generator: torch.Generator) -> Te
 
 
 def candidate_losses(proposal: Proposal, loss: Callable[[], Tensor], opposite: bool) -> Tensor:
-    """`loss()` with the weights at w, w + d and w - d (3,), float64. They are put back, whatever happens."""
+    """`loss()` with the weights at w, w + delta and w - delta (3,), float64. They are put back, whatever happens."""
     device = next(iter(proposal.weights.values())).device
     losses = torch.full((3,), math.nan, dtype=torch.float64, device=device)
     places = torch.arange(3, device=device).unbind()

@@ -11,9 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from rso_lab.data import Data
-from rso_lab.rso import is_number, is_whole
+from rso_lab.rso import explained, is_number, is_whole, with_meanings
 
 
+@with_meanings
 @dataclass(frozen=True)
 class SGD:
     """The settings, the paper's where it gives them. Raises ValueError, naming the setting and what is allowed.
@@ -21,14 +22,16 @@ class SGD:
     The learning rate grows linearly over the first epochs, and is divided by ten twice.
     """
 
-    epochs: int
-    batch_size: int  # §4.4: 100 to 20,000
-    learning_rate: float  # §4.4: 0.01 to 5
+    epochs: int = explained("passes over the training set")
+    batch_size: int = explained("images in a mini-batch (§4.4: 100 to 20,000)")
+    learning_rate: float = explained("how far a step goes along the gradient (§4.4: 0.01 to 5)")
     _: KW_ONLY
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warm_up: int = 5  # epochs of growth (§4.5)
-    drops: tuple[float, float] = (0.5, 0.75)  # after which shares of the epochs; the paper does not say
+    momentum: float = explained("the share of the last step that the next one goes on with", default=0.9)
+    weight_decay: float = explained("times |W|^2 / 2, added to the loss", default=1e-4)
+    warm_up: int = explained("epochs in which the rate grows (§4.5)", default=5)
+    drops: tuple[float, float] = explained(
+        "the shares of the epochs after which the rate is divided by ten; the paper does not say", default=(0.5, 0.75)
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

@@ -91,3 +91,41 @@ def test_the_shipped_network_reads_as_well_as_its_run_did():
     model = rso.experiments.trained()
     right = (model(mnist.x_test).argmax(dim=1) == mnist.y_test).double().mean().item()
     assert right == pytest.approx(run["cycles"][-1]["test_accuracy"], abs=3e-4)  # three images: rounding
+
+
+def _last(name: str, method: str, cycle: int = -1) -> str:
+    runs = rso.experiments.read(ROOT / "results" / f"{name}.json")["runs"]
+    (run,) = (run for run in runs if run["method"] == method)
+    return f"{100 * run['cycles'][cycle]['test_accuracy']:.1f} %"
+
+
+def _updates_to_90(batch_size: int) -> int:
+    runs = rso.experiments.read(ROOT / "results" / "grid_evening.json")["runs"]
+    cycles = (cycle for run in runs if run["method"].startswith(f"batch {batch_size},") for cycle in run["cycles"])
+    return min(cycle["updates"] for cycle in cycles if cycle["test_accuracy"] >= 0.9)
+
+
+def _peer(name: str, mark: int = 600) -> str:
+    curve = json.loads((ROOT / "results" / "peers.json").read_text("utf-8"))["methods"][name]["curve"]
+    (accuracy,) = (point["test_accuracy"] for point in curve if point["mark"] == mark)
+    return f"{100 * accuracy:.1f} %"
+
+
+@pytest.mark.parametrize(
+    ("lesson", "quote"),
+    [
+        ("00_start_here", f"ended at {_last('mnist_evening', 'RSO')}"),
+        ("08_against_sgd", f"RSO ended at {_last('updates_evening', 'RSO')}"),
+        ("08_against_sgd", f"with mini-batches of 5000 and a good rate, {_updates_to_90(5000)} updates"),
+        ("08_against_sgd", f"updates, of 1000 {_updates_to_90(1000)}."),
+        ("08_against_sgd", f"RSO reads {_peer('rso')}."),
+        (
+            "08_against_sgd",
+            f"reads {_peer('snes')}, and a gradient that is estimated from a few losses {_peer('spsa')}",
+        ),
+        ("08_against_sgd", f"it is {_peer('adam', 30)} after 30 seconds"),
+    ],
+)
+def test_what_lessons_quote_is_recorded(lesson, quote):
+    source = (ROOT / "notebooks" / "source" / f"{lesson}.py").read_text("utf-8")
+    assert quote in source.replace("\n# ", " ")

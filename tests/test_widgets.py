@@ -191,9 +191,9 @@ def test_signals_and_shares_are_drawn():
 
 
 def test_recorded_runs_show_the_ways_that_are_asked_for():
-    seen = widgets.Recorded("proposals", ways=("the usual way", "w + d only"))
+    seen = widgets.Recorded("proposals", ways=("the usual way", "w + δ only"))
     labels = [text.get_text() for text in seen.axes.get_legend().get_texts()]
-    assert labels == ["the usual way", "w + d only", "paper: MNIST, 50 cycles, 99.12 %"]
+    assert labels == ["the usual way", "w + δ only", "paper: MNIST, 50 cycles, 99.12 %"]
     assert seen.axes.get_ylim()[0] == pytest.approx(0.8)
     seen.choice.value = "order (class)"
     assert len(seen.axes.lines) == 5

@@ -324,10 +324,10 @@ rso.widgets.Quiz("02", 3)
 # place of three: how much is the third worth? (A difference that is larger than its own spread is called one: lesson 04.)
 
 # %%
-rso.widgets.Recorded("proposals", ways=("the usual way", "w + d only"))
+rso.widgets.Recorded("proposals", ways=("the usual way", "w + δ only"))
 
 # %%
-rso.lessons.paired("proposals", "the usual way", "w + d only")
+rso.lessons.paired("proposals", "the usual way", "w + δ only")
 
 # %% [markdown]
 # **The question for the next lesson.** The slope's sign is known. How far should one go, and why not change many weights at

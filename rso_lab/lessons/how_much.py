@@ -33,7 +33,7 @@ class RandomProposals:
 
     @torch.no_grad()
     def changes(self, moved: int, step: float, count: int) -> list[float]:
-        """By how much the better of w + d and w - d changes the loss; d ~ N(0, step * sigma_d) in `moved` weights."""
+        """By how much the better of w + δ and w - δ changes the loss; δ ~ N(0, step * sigma_d) in `moved` weights."""
         generator = torch.Generator().manual_seed(0)
         start = torch.cat([parameter.flatten() for parameter in self.parameters])
         keep = self._loss_at(start)

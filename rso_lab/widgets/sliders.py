@@ -144,7 +144,7 @@ class Steps(Pictured):
         super().__init__([controls, self.image])
 
     def draw(self) -> None:
-        """Try proposals, and show what the better of w + d and w - d does to the loss."""
+        """Try proposals, and show what the better of w + δ and w - δ does to the loss."""
         self.changes = self.proposals.changes(self.moved.value, self.step.value, 60)
         self.axes.clear()
         plots.differences({"60 proposals": self.changes}, self.axes)
