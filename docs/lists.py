@@ -26,7 +26,8 @@ class Lesson(NamedTuple):
     name: str
     minutes: int
     builds_on: str
-    skipped: str  # where time is short
+    optional: str  # the section that is not in the minutes, and how many more it takes
+    skipped: str  # where time is short, and the minutes that this saves
     message: str  # the one thing to go home with
 
     @classmethod
@@ -36,7 +37,9 @@ class Lesson(NamedTuple):
         text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         number, name = re.search(r"^# (\d\d) · (.+?)(?::|$)", text, re.MULTILINE).groups()
         minutes, builds_on = re.search(r"^\*\*(\d+) minutes\b[^*]*· (builds on [^*.]+)", text, re.MULTILINE).groups()
-        skipped = re.search(r"Short\s+of\s+time\?\s+(?:Skip|Leave\s+out)\s+([^.]+)\.|more\s+for\s+(section\s+\d)", text)
+        sections = dict(re.findall(r"^## (\d+) · .*?\((\d+) minutes?\)$", text, re.MULTILINE))
+        optional = re.search(r"Section (\d) \((\d+) minutes more\) can\s+be\s+left\s+out", text)
+        skipped = re.search(r"Short\s+of\s+time\?\s+(?:Skip|Leave\s+out)\s+(?:section (\d)|([^.]+))\.", text)
         message = re.search(r"^## \d+ · What you take home.*?\*\*(.+?)[.:,]?\*\*", text, re.MULTILINE | re.DOTALL)
         return cls(
             number,
@@ -44,7 +47,8 @@ class Lesson(NamedTuple):
             name,
             int(minutes),
             builds_on.removeprefix("builds on "),
-            " ".join((skipped[1] or skipped[2]).split()) if skipped else "",
+            f"{optional[1]} ({optional[2]} min)" if optional else "",
+            (f"{skipped[1]} ({sections[skipped[1]]} min)" if skipped[1] else skipped[2]) if skipped else "",
             " ".join(message[1].split()),
         )
 
@@ -62,12 +66,15 @@ def for_readers(lesson: Lesson) -> str:
 def for_teachers(lesson: Lesson) -> str:
     """A line of the teacher's guide's table."""
     shown = f"[{lesson.number} · {lesson.name}](../{lesson.path})"
-    return f"{shown} | {lesson.minutes} | {lesson.builds_on} | {lesson.skipped}"
+    return f"{shown} | {lesson.minutes} | {lesson.builds_on} | {lesson.optional} | {lesson.skipped}"
 
 
 TABLES = {
     "README.md": ("lesson | minutes | the one thing to go home with", for_readers),
-    "docs/teachers.md": ("lesson | minutes | builds on | in a hurry, skip", for_teachers),
+    "docs/teachers.md": (
+        "lesson | minutes | builds on | optional section, not in the minutes | short of time: skip section",
+        for_teachers,
+    ),
 }
 
 

@@ -134,7 +134,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     search = parser.add_argument_group("how to search", "sections (§) are the paper's")
     computing = parser.add_argument_group("how to compute it")
-    text = "all give the same results (default: auto)"
+    text = "all give the same losses, up to rounding (default: auto)"
     computing.add_argument("--evaluator", choices=EVALUATORS, default="auto", help=text)
     computing.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     for setting in fields(RSO):

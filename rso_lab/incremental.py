@@ -64,7 +64,9 @@ class IncrementalEvaluator(CachedEvaluator):
         self.path = None if layer is None else find_path(self.network, layer, self.examples)
         self.whole: WholeLinear | None = None
         if self.path and isinstance(self.path.origin.module, nn.Linear) and len(self.cache) == 1:
-            self.whole = WholeLinear(self.path.origin.module, self.cache.pop(self.path.origin.source))
+            readers = set(self.path.origin.source.users).intersection(self.network.nodes[self.position :])
+            if readers == {self.path.origin.node}:
+                self.whole = WholeLinear(self.path.origin.module, self.cache.pop(self.path.origin.source))
 
     def begin_batch(self, rows: Tensor) -> None:
         """Run the path with the network as it is, for what is kept and for the current loss."""

@@ -42,7 +42,8 @@ class RSOptimizer(torch.optim.Optimizer):
         unknown = set(settings) - _SETTINGS
         if unknown:
             raise ValueError(f"settings {sorted(unknown)} are not known here: choose from {sorted(_SETTINGS)}")
-        self.named_parameters = {name: p for name, p in named_parameters if p.requires_grad}
+        everything = dict(named_parameters)
+        self.named_parameters = {name: p for name, p in everything.items() if p.requires_grad}
         super().__init__(list(self.named_parameters.items()), defaults={})
         self.settings = RSO(cycles, batch_size=1, **settings)
         self.generator = torch.Generator().manual_seed(seed)
@@ -51,7 +52,11 @@ class RSOptimizer(torch.optim.Optimizer):
             self.layers.setdefault(name.rpartition(".")[0], {})[name] = parameter
         self.sigmas: dict[str, float] = {}
         for layer, parameters in self.layers.items():
-            own = {name.removeprefix(f"{layer}."): parameter for name, parameter in parameters.items()}
+            own = {
+                name.rpartition(".")[2]: parameter  # those that rest, too: a bias takes its weight's sigma
+                for name, parameter in everything.items()
+                if name.rpartition(".")[0] == layer
+            }
             sigma = layer_sigma(layer, own, self.settings)
             self.sigmas |= dict.fromkeys(parameters, sigma)
         self.visits = self._visits()

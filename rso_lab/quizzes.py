@@ -101,7 +101,7 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             "What does sigma do in RSO?",
             {
                 "The job of the learning rate": "It says how far guesses go. That it shrinks is a schedule.",
-                "It measures the noise of a mini-batch": "It is the spread of the first weights, times a plan.",
+                "It measures the noise of a mini-batch": "It is the spread of the initial weights, times a plan.",
                 "It normalises the images": "That has been done before.",
             },
         ),
@@ -137,7 +137,7 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
         (
             "Two ways, three seeds each. What makes a difference believable?",
             {
-                "Seed by seed it is there, and larger than its spread": "Compare within a seed: what both ways share "
+                "Seed by seed it is there, and well above its spread": "Compare within a seed: what both ways share "
                 "then cancels, as with a common mini-batch.",
                 "The best run of one beats the best of the other": "The best of three is mostly luck.",
                 "A large difference with one seed": "One run is an anecdote.",

@@ -5,7 +5,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from rso_lab.experiments import EXPERIMENTS, Claim, Measure, Way, best, is_done, results
+from rso_lab.experiments import EXPERIMENTS, Claim, Measure, Way, Ways, best, is_done, results
+from rso_lab.rso import RSO
+from rso_lab.sgd import SGD
 
 
 def report(folder: Path) -> str:
@@ -41,14 +43,23 @@ def _rows(folder: Path) -> list[tuple[str, Claim, str]]:
                 continue
             told = "<br>".join(f"{label}: {text}" for label, text in found.items())
             remark = f"<br>{claim.remarks[size]}" if size in claim.remarks else ""
-            models = {result["settings"]["ways"][label]["model"] for label in labels}
-            cycles = _count(ways[labels[0]].cycles, "cycle")
-            on = ", ".join([experiment.sizes[size].dataset, *(models if len(models) == 1 else ()), cycles])
+            on = _on(result, {label: ways[label] for label in labels})
             text = f"| {claim.question} | {claim.paper} | {told}{remark} | {on} | `{result['command']}` |"
             rows.append((name, claim, text))
     if not rows:
         raise ValueError(f"{folder} has no results of experiments: python -m rso_lab experiments lists what can be run")
     return rows
+
+
+def _on(result: dict[str, Any], ways: Ways) -> str:
+    """Data and network, how long the first way of each method runs, and the machines, if there were several."""
+    models = {result["settings"]["ways"][label]["model"] for label in ways}
+    lengths = {type(way.method): way.cycles for way in reversed(ways.values())}
+    told = [_count(lengths[kind], what) for kind, what in ((RSO, "cycle"), (SGD, "epoch")) if kind in lengths]
+    parts = [part for run in result["runs"] if run["method"] in ways for part in (run, *run.get("before", []))]
+    machines = {part["machine"] for part in parts if "machine" in part}
+    several = [f"{len(machines)} machines"] if len(machines) > 1 else []
+    return ", ".join([result["settings"]["data"], *(models if len(models) == 1 else ()), *told, *several])
 
 
 def _count(number: int, what: str) -> str:

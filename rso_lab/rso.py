@@ -81,7 +81,9 @@ class RSO:
     )
     batch_growth: float = explained("each cycle's mini-batches have so many times the images of the last", default=1.0)
     opposite: bool = explained("try w - delta too (§3)", default=True)
-    weight_decay: float = explained("times |W|^2 / 2, added to the losses (§4.4)", default=0.0)
+    weight_decay: float = explained(
+        "times |W|^2 / 2 of convolutions and linear layers, added to the losses (§4.4)", default=0.0
+    )
     batch_norm: bool = explained("search gamma and beta of the batch norms too (§4.1)", default=True)
     # The paper is silent on it. Best of 0.03 to 3 on held-out training images: results/batch_norm_sigma.json.
     batch_norm_sigma: float = explained("sigma_d of gamma and beta, and of others that start at 1", default=1.0)
@@ -107,12 +109,12 @@ class RSO:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is an integer, and not True or False."""
+    """Whether it is a Python integer (as JSON has them), and not True or False."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an integer or a float, and not True or False."""
+    """Whether it is a Python integer or float, and not True or False."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -591,10 +593,14 @@ class CachedEvaluator(PlainEvaluator):
 
     def _run_to(self, rooms: Values, given: Values, begin: int) -> None:
         """From node `begin` on, given what enters there, up to the searched layer: piece by piece, into `rooms`."""
+        places = {room.untyped_storage().data_ptr() for room in rooms.values()}
 
         def store(values: Values, piece: slice) -> None:
-            for node, room in rooms.items():
-                room[piece] = values[node]
+            found = [values[node] for node in rooms]
+            # What lies in a room still (passed on as it was) would be overwritten before it is copied.
+            found = [value.clone() if value.untyped_storage().data_ptr() in places else value for value in found]
+            for room, value in zip(rooms.values(), found, strict=True):
+                room[piece] = value
 
         self.network.in_pieces(given, store, start=begin, stop=self.start, keep=self.frontier)
 
@@ -607,10 +613,11 @@ class CachedEvaluator(PlainEvaluator):
         return self.network.propagate({self.network.input: x}, stop=self.start, keep=self.frontier)
 
     def _fits(self) -> bool:
+        """Judged by the machine's memory, not by what is free of it just now: without a cache the last bits differ."""
         device = self.data.x_train.device
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
         whole = sum(value[0].nbytes for value in self.few.values()) * len(self.data.x_train)
-        return whole < min(free / 2, CACHE)
+        return whole < min(memory / 4, CACHE)
 
 
 def _is_per_row(value: Any, count: int) -> bool:

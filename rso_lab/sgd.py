@@ -27,7 +27,9 @@ class SGD:
     learning_rate: float = explained("how far a step goes along the gradient (§4.4: 0.01 to 5)")
     _: KW_ONLY
     momentum: float = explained("the share of the last step that the next one goes on with", default=0.9)
-    weight_decay: float = explained("times |W|^2 / 2, added to the loss", default=1e-4)
+    weight_decay: float = explained(
+        "times |W|^2 / 2, added to the loss; of all parameters, as torch has it", default=1e-4
+    )
     warm_up: int = explained("epochs in which the rate grows (§4.5)", default=5)
     drops: tuple[float, float] = explained(
         "the shares of the epochs after which the rate is divided by ten; the paper does not say", default=(0.5, 0.75)

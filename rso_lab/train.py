@@ -423,10 +423,12 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
             if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
                 loss = _read(unread, progress.choices)
                 job.ranks.refuse_to_disagree(list(job.network.module.parameters()), f"the weights after {step.layer}")
-                progress.sweeps, progress.seconds = progress.sweeps + 1, time.perf_counter() - begun
-                job.keep_checkpoint()
                 swept = dict.fromkeys(("all", step.layer), progress.choices[step.layer])
-                yield record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
+                after = record(step.layer, swept, loss=loss, test_accuracy=None, train_accuracy=None)
+                progress.sweeps, progress.seconds = progress.sweeps + 1, after.seconds
+                job.keep_checkpoint()
+                yield after
+                begun = time.perf_counter() - progress.seconds  # what was done with the record is no part of it
     if unread:
         _read(unread, progress.choices)
     job.ranks.refuse_to_disagree(list(job.network.module.parameters()), f"the weights after cycle {progress.cycle}")

@@ -131,6 +131,41 @@ def test_it_goes_on_where_it_was_interrupted(tiny, tmp_path, monkeypatch):
     assert list(perform("parallel", "class", 1, folder)) == []
 
 
+def cut_off_after_a_cycle(folder):
+    """The first run of `updates`, of which one of two cycles is recorded."""
+    lines = perform("updates", "class", 1, folder)
+    next(lines)
+    lines.close()
+    path = folder / "updates_class.json"
+    result = json.loads(path.read_text("utf-8"))
+    (run,) = result["runs"]
+    del run["cycles"][1:]
+    run |= {"machine": "another", "versions": {"python": "2.7"}}
+    path.write_text(json.dumps(result), "utf-8")
+    return path
+
+
+def test_what_is_recorded_stays_until_there_is_more(tiny, tmp_path):
+    path = cut_off_after_a_cycle(tmp_path)
+    recorded = read(path)["runs"]
+    lines = perform("updates", "class", 1, tmp_path)
+    assert next(lines) == "RSO, seed 0: begun anew, for want of a checkpoint of cycle 1"
+    assert read(path)["runs"] == recorded
+    next(lines)
+    assert [(len(run["cycles"]), run["before"]) for run in read(path)["runs"]] == [(2, [])]
+
+
+def test_a_run_that_goes_on_says_what_its_first_cycles_were_made_by(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # the checkpoint stays
+        path = cut_off_after_a_cycle(tmp_path)
+    next(perform("updates", "class", 1, tmp_path))
+    (whole,) = read(path)["runs"]
+    assert whole["before"] == [{"cycles": 1, "machine": "another", "versions": {"python": "2.7"}}]
+    assert len(whole["cycles"]) == 2
+    assert ", 2 machines |" in report(tmp_path)
+
+
 def test_a_run_that_fails_is_an_answer(tiny, tmp_path, monkeypatch):
     def diverges(size):
         return {"fast": EXPERIMENTS["updates"].ways(replace(size, sgd=replace(size.sgd, learning_rate=1e30)))["SGD"]}
@@ -209,7 +244,7 @@ def test_the_report_has_mean_and_range_over_seeds(done):
     assert f"RSO: {sum(shares) / 2:.1%} ({min(shares):.1%} to {max(shares):.1%}, 2 seeds)" in row
     claim = EXPERIMENTS["updates"].claims[1]
     assert row.startswith(f"| {claim.question} | {claim.paper} | ")
-    assert "| digits, one_conv, 2 cycles |" in row
+    assert "| digits, one_conv, 2 cycles, 2 epochs |" in row
     assert row.endswith("`python -m rso_lab experiment updates --size class --seeds 2` |")
 
 

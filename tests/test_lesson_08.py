@@ -190,12 +190,12 @@ def test_a_learners_step_trains_as_torchs_does(digits, capsys):
     lessons.descend_with(solution, digits)
     model = rso.models.build("one_conv", digits)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
-    for rows in torch.randperm(120, generator=torch.Generator().manual_seed(0)).split(50):
+    for rows in torch.randperm(120, generator=torch.Generator().manual_seed(0))[:100].split(50):
         optimizer.zero_grad()
         F.cross_entropy(model(digits.x_train[rows]), digits.y_train[rows]).backward()
         optimizer.step()
     right = (model(digits.x_test).argmax(dim=1) == digits.y_test).double().mean().item()
-    assert f"After one epoch, 3 steps of yours: {right:.1%} of" in capsys.readouterr().out
+    assert f"After one epoch, 2 steps of yours: {right:.1%} of" in capsys.readouterr().out
     lessons.descend_with(plus, digits)
     assert "epoch" not in capsys.readouterr().out
 

@@ -72,6 +72,13 @@ def test_parameters_that_do_not_require_a_gradient_are_left_alone(digits):
     assert set(optimizer.named_parameters) == {"fc1.weight", "fc1.bias"}
 
 
+def test_a_bias_takes_the_sigma_of_its_weight_also_where_that_rests(digits):
+    model = rso.models.build("mlp", digits)
+    model.fc2.weight.requires_grad_(False)
+    optimizer = rso.RSOptimizer(model.named_parameters(), seed=0)
+    assert optimizer.sigmas["fc2.bias"] == pytest.approx(model.fc2.weight.double().std(correction=0).item())
+
+
 def test_bad_settings_and_losses_are_refused(digits):
     model = rso.models.build("one_conv", digits)
     with pytest.raises(ValueError, match=r"\['level'\] are not known here"):

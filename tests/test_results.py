@@ -111,13 +111,21 @@ def _peer(name: str, mark: int = 600) -> str:
     return f"{100 * accuracy:.1f} %"
 
 
+LEVELS = [
+    "{}, {} and {}".format(*(_last("levels_evening", level, cycle) for level in ("weight", "layer", "network")))
+    for cycle in (0, 1)
+]
+
+
 @pytest.mark.parametrize(
     ("lesson", "quote"),
     [
+        ("03_how_much", f"first cycle they read {LEVELS[0]}, after"),
+        ("03_how_much", f"after the second {LEVELS[1]}, with the same number of evaluations"),
         ("00_start_here", f"ended at {_last('mnist_evening', 'RSO')}"),
         ("08_against_sgd", f"RSO ended at {_last('updates_evening', 'RSO')}"),
-        ("08_against_sgd", f"with mini-batches of 5000 and a good rate, {_updates_to_90(5000)} updates"),
-        ("08_against_sgd", f"updates, of 1000 {_updates_to_90(1000)}."),
+        ("08_against_sgd", f"with mini-batches of 5000 and a good rate at most {_updates_to_90(5000)} updates"),
+        ("08_against_sgd", f"updates, of 1000 at most {_updates_to_90(1000)}."),
         ("08_against_sgd", f"RSO reads {_peer('rso')}."),
         (
             "08_against_sgd",
@@ -129,3 +137,11 @@ def _peer(name: str, mark: int = 600) -> str:
 def test_what_lessons_quote_is_recorded(lesson, quote):
     source = (ROOT / "notebooks" / "source" / f"{lesson}.py").read_text("utf-8")
     assert quote in source.replace("\n# ", " ")
+
+
+def test_what_remarks_quote_is_recorded():
+    said = (ROOT / "docs" / "claims.md").read_text("utf-8")
+    runs = rso.experiments.read(ROOT / "results" / "julia_evening.json")["runs"]
+    kept = [100 * rso.experiments.KEPT.of(run) for run in runs]
+    assert f"with a new mini-batch for each weight, it is {min(kept):.0f} to {max(kept):.0f} %" in said
+    assert f"with batches of 5000, {_updates_to_90(5000)} are enough" in said

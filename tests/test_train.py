@@ -1,6 +1,7 @@
 """fit, run and steps: what they leave behind, and what the network is when they end, however they end."""
 
 import itertools
+import time
 
 import pytest
 import reference
@@ -207,3 +208,12 @@ def test_another_system_error_stays_one():
 
     with pytest.raises(SystemError, match="another one"):
         kernel()
+
+
+@pytest.mark.parametrize("method", [rso.RSO(2, 20), rso.SGD(2, 20, 0.1, warm_up=1)], ids=["RSO", "SGD"])
+def test_what_is_done_with_a_record_is_no_part_of_its_seconds(digits, monkeypatch, method):
+    clock, slept = time.perf_counter, 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + slept)
+    for record in rso.run(rso.models.build("one_conv", digits), digits, method, seed=0):
+        assert record.seconds < 1000
+        slept += 1000.0

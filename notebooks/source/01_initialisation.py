@@ -18,7 +18,7 @@
 # Lesson 00 began with random weights and ended with the question: *how* random should they be? After this lesson you can
 #
 # * say why images are normalised, and do it,
-# * choose the spread of a layer's first weights with **He's rule**, and see what happens without it,
+# * choose the spread of a layer's initial weights with **He's rule**, and see what happens without it,
 # * say what sigma_d is, the number that RSO takes its steps by,
 # * say how far the trained weights are from where they began.
 
@@ -231,7 +231,7 @@ rso.widgets.Quiz("01", 3)
 # %% [markdown]
 # ## 7 · What you take home (2 minutes)
 #
-# * **The scale of the first weights decides whether signals survive the layers.** He's rule keeps them as large as they came.
+# * **The scale of the initial weights decides whether signals survive the layers.** He's rule keeps them as large as they came.
 # * sigma_d is the spread of a layer's weights at the start, and RSO's unit of length.
 # * The search begins with what chance has drawn, and moves far from it in few steps.
 #

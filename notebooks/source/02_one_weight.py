@@ -13,7 +13,8 @@
 # %% [markdown]
 # # 02 · One weight at a time: three losses, and what they tell
 #
-# **40 minutes, and 7 more for section 5, which can be left out · builds on 00 and 01.**
+# **40 minutes · builds on 00 and 01.** Section 5 (7 minutes more) can be left out.
+# Short of time? Skip section 6.
 #
 # Lesson 01 ended with a question: what do three losses say about the slope, and what happens when they come from different
 # images? After this lesson you can
@@ -321,7 +322,7 @@ rso.widgets.Quiz("02", 3)
 # **What the paper says.** On MNIST, with 5000 images for each weight, RSO gets 98.0 % after 5 cycles. It says of the opposite
 # direction, w - δ, that trying it often leads to a better choice. Here are recorded runs on *digits* (two convolutions, four
 # cycles each, 500 images held for a neuron) with both directions, as in the paper, and with w + δ only, which takes two losses in
-# place of three: how much is the third worth? (A difference that is larger than its own spread is called one: lesson 04.)
+# place of three: how much is the third worth? (What is called a difference, and when: lesson 04.)
 
 # %%
 rso.widgets.Recorded("proposals", ways=("the usual way", "w + δ only"))

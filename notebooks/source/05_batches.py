@@ -207,7 +207,7 @@ rso.widgets.Quiz("05", 3)
 # %% [markdown]
 # ## 7 · What you take home (1 minute)
 #
-# * **Accepted is not improved.** A mini-batch approves of changes that harm the whole.
+# * **A change that helps the mini-batch may harm the whole**: accepted is not improved.
 # * Four times the images, half the luck, four times the arithmetic.
 # * Losses of different mini-batches are never compared.
 #

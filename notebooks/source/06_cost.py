@@ -13,7 +13,8 @@
 # %% [markdown]
 # # 06 · What it costs: one weight touches one channel
 #
-# **38 minutes, and 4 more for section 6, which can be left out · builds on 00 to 02, and on the order of the layers in 04.**
+# **38 minutes · builds on 00 to 02, and on the order of the layers in 04.** Section 6 (4 minutes more) can be left out.
+# Short of time? Skip section 4.
 #
 # Lesson 05 ended with a question: what does all this cost, and how can it be made cheaper without changing a single decision?
 # After this lesson you can
@@ -236,8 +237,8 @@ print(rso.lessons.yours(prediction))
 rso.lessons.recorded_costs()
 
 # %% [markdown]
-# There *incremental* takes half the multiply-adds of *cached*, and yet just as long. (Other work ran on the machine, and the
-# three seeds differ widely: look at the ranges.) With few images, most of the time goes into what each weight costs anyway.
+# There *incremental* takes half the multiply-adds of *cached*, and is hardly faster. With few images, most of the time goes into
+# what each weight costs anyway.
 #
 # **The ledger.** The run of lesson 00 once more, with the images held for a neuron: as many evaluations as there.
 
@@ -333,7 +334,8 @@ rso.widgets.Quiz("06", 3)
 # %% [markdown]
 # ## 9 · What you take home (1 minute)
 #
-# * **One weight touches one channel.** What lies before it rests, and behind it a change travels as a change.
+# * **One changed weight changes one channel, so little has to be computed again.** What lies before it rests, and behind it a
+#   change travels as a change.
 # * That is exact: same losses, same decisions, a fraction of the work. The clock gains less than the count says.
 # * A cycle's cost grows with the square of the number of weights.
 #

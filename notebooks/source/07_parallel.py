@@ -13,7 +13,8 @@
 # %% [markdown]
 # # 07 · In parallel: can several weights be searched at the same time?
 #
-# **35 minutes, and 3 more for section 6, which can be left out · builds on 00 to 03, and 06.**
+# **35 minutes · builds on 00 to 03, and 06.** Section 6 (3 minutes more) can be left out.
+# Short of time? Skip section 5.
 #
 # A cycle takes long, one weight after the other, and the other cores of the computer lie idle. Can several weights be
 # searched at the same time? They can; but then none of them knows what the others are about to do. After this lesson you can
@@ -277,7 +278,8 @@ rso.widgets.Quiz("07", 3)
 # %% [markdown]
 # ## 8 · What you take home (1 minute)
 #
-# * **Two good moves may clash**: each was chosen while the other one rested. Two seldom do; thousands do.
+# * **Two moves, each good by itself, can be bad together**: each was chosen while the other one rested. Two seldom clash;
+#   thousands do.
 # * The smaller the steps, the better gains add up.
 # * Workers shorten only what can be shared, and what they gain in time they may lose in accuracy. The exact way to share has
 #   to talk for every weight.

@@ -286,7 +286,7 @@ rso.widgets.Quiz("09", 3)
 # %% [markdown]
 # ## 8 · What you take home (1 minute)
 #
-# * **Accuracy and the bill grow together.** The bill of a cycle is a product: three losses, times weights, times what a
+# * **Deeper networks read better, and cost far more to train.** The bill of a cycle is a product: three losses, times weights, times what a
 #   picture costs, times images. Depth makes two of these factors grow.
 # * At equal cycles the deeper of the three networks was ahead; at equal guesses it was not, in our short run.
 # * A bill can be counted before one begins. Count it.

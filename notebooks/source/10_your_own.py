@@ -13,7 +13,8 @@
 # %% [markdown]
 # # 10 · Your own network, your own loss
 #
-# **40 minutes, and 5 more for section 6, which can be left out · builds on 00 to 03 and 05.** Short of time? Skip sections 3 and 6.
+# **40 minutes · builds on 00 to 03 and 05.** Section 6 (5 minutes more) can be left out.
+# Short of time? Skip section 3.
 #
 # Lesson 09 ended with a question: with all its cost, where would one use RSO at all? The answer of this lesson: *where there is
 # no gradient*. After it you can
@@ -388,7 +389,7 @@ rso.widgets.Quiz("10", 3)
 # %% [markdown]
 # ## 9 · What you take home (4 minutes)
 #
-# * **Where the slope is flat, the dots still see**, if they are far enough apart to stand on different stairs.
+# * **Where the slope is flat, three losses can still find a way**, if the dots are far enough apart to stand on different stairs.
 # * RSO takes any network that torch can trace (and by `RSOptimizer` any other), and any loss that gives one number.
 # * Ties keep the weight: a loss that hardly ever changes teaches hardly anything.
 # * Where there is a gradient, or a good pretence of one, it is much cheaper. Use it, and RSO for the rest.

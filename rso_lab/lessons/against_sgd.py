@@ -129,7 +129,8 @@ def descend_with(answer: Step, data: Data) -> None:
     model = build("one_conv", data)
     weights = list(model.parameters())
     velocities = [torch.zeros_like(weight) for weight in weights]
-    batches = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(0)).split(50)
+    shuffled = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(0))
+    batches = shuffled[: len(shuffled) // 50 * 50].split(50)  # whole ones, as rso.SGD has them
     for rows in batches:
         loss = F.cross_entropy(model(data.x_train[rows]), data.y_train[rows])
         gradients = torch.autograd.grad(loss, weights)

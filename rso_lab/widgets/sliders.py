@@ -16,7 +16,7 @@ from rso_lab.visits import weight_visits
 
 
 class Initialisation(Pictured):
-    """What the scale of the first weights does to the signals in a row of linear layers: a slider, and a picture.
+    """What the scale of the initial weights does to the signals in a row of linear layers: a slider, and a picture.
 
     The layers have ReLU and no batch norm; their weights are He's times the slider.
     """

@@ -56,7 +56,7 @@ class Training(ABC):
         self.measure()
 
     def restore(self) -> None:
-        """Give the model its first weights."""
+        """Give the model its initial weights."""
         self.model.load_state_dict(self.first)
         self.settle()
         self.begin()
@@ -182,7 +182,7 @@ class Monitor(Live):
         return self.search.steps()
 
     def restore(self) -> None:
-        """Give the model its first weights."""
+        """Give the model its initial weights."""
         self.search.restore()
 
     def settle(self) -> None:
