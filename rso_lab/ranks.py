@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -50,7 +51,7 @@ class Ranks:
         """Means (...), float64, over this rank's `count` images, put together to those over all ranks' images."""
         if self.count == 1:
             return means
-        sums = self.sum(torch.cat([means.flatten() * count, torch.tensor([count], dtype=means.dtype)]))
+        sums = self.sum(torch.cat([means.flatten() * count, means.new_tensor([count])]))
         return (sums[:-1] / sums[-1]).view_as(means)
 
     def first(self, value: T) -> T:
@@ -79,11 +80,17 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the processes that torchrun has started with this one, if it has. On the CPU, over gloo."""
+    """Join the processes that torchrun has started with this one, if it has.
+
+    What is on the CPU goes over gloo, what is on a GPU over NCCL; then "cuda" is this process's own GPU.
+    """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         yield ALONE
         return
-    dist.init_process_group("gloo")
+    gpus = torch.cuda.device_count()
+    if gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
     finally:

@@ -289,8 +289,9 @@ def _refuse_unshareable(method: RSO | SGD, data: Data, loss: LossFunction, ranks
     """Raise ValueError for what cannot be shared between ranks."""
     if isinstance(method, SGD):
         raise ValueError("SGD runs in one process: start it without torchrun")
-    if data.x_train.device.type != "cpu":
-        raise ValueError(f"the data are on {data.x_train.device}: ranks share a search on the CPU")
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count)), torch.cuda.device_count()
+    if data.x_train.device.type == "cuda" and here > gpus:
+        raise ValueError(f"{here} ranks on this machine, and {gpus} GPU: NCCL wants one for each")
     smallest = min(batch_size_in(cycle, method) for cycle in (1, method.cycles))
     if method.parallel is None and smallest < ranks.count:
         raise ValueError(f"batch_size is {smallest}: expected at least {ranks.count}, an image for each rank")

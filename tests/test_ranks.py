@@ -100,6 +100,27 @@ def test_searched_apart_any_number_of_ranks_ends_in_the_same_weights(tmp_path):
             assert there.endswith(f"ranks: {count}")
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two GPUs here")
+@pytest.mark.parametrize("parallel", ["neuron", "layer"])
+def test_on_gpus_two_ranks_end_in_the_weights_of_one(tmp_path, parallel):
+    command = ["--model", "one_conv", "--cycles", "1", "--batch-size", "200", "--device", "cuda", "--parallel"]
+    for count in (1, 2):
+        weights = ["--weights", str(tmp_path / f"{count}.pt")]
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(count),
+            "-m",
+            "rso_lab",
+            "train",
+        ]
+        subprocess.run([*launch, *command, parallel, *weights], check=True, timeout=300)
+    one, two = (torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_a_shared_mini_batch_ends_in_the_same_weights(tmp_path):
     cases = [*SHARED, *ABOVE, GROWING, COMPILED]
     for case, by_rank in zip(cases, ends(tmp_path, 2, cases), strict=True):
