@@ -15,6 +15,7 @@ import ctypes
 import itertools
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -175,16 +176,20 @@ def main() -> None:
     parser.add_argument("--batch-every", choices=("weight", "neuron", "layer"), default="neuron")
     parser.add_argument("--steps", type=int, default=4, help="proposals measured in each layer")
     options = parser.parse_args()
+    begun = time.perf_counter()
     peak = matrix_peak()
     figures = {name: measure(name, options, peak) for name in options.models}
     about = {
-        "peak_gflops": peak / 1e9,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "options": vars(options),
+        "command": " ".join(["python benchmarks/evaluators.py", *sys.argv[1:]]),
+        "seeds": [0],
+        "settings": vars(options),
         "versions": versions(),
         "machine": machine(torch.device("cpu")),
+        "seconds": time.perf_counter() - begun,
+        "peak_gflops": peak / 1e9,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
-    print(json.dumps({"models": figures, **about}))
+    print(json.dumps({**about, "models": figures}))
 
 
 if __name__ == "__main__":

@@ -136,8 +136,10 @@ def test_a_slider_and_a_button_by_mouse_and_by_keyboard(lesson):
     lesson.page.mouse.move(box["x"] + 80, box["y"] + box["height"] / 2, steps=5)
     lesson.page.mouse.up()
     expect(picture).not_to_have_attribute("alt", before)
+    before = picture.get_attribute("alt")
     microscope.get_by_role("button", name="Keep the best").click()
     expect(microscope.locator(".widget-label", has_text=re.compile("The loss fell|Kept"))).to_be_visible()
+    expect(picture).not_to_have_attribute("alt", before)
     lesson.look(microscope)
 
     before = picture.get_attribute("alt")

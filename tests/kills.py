@@ -54,7 +54,7 @@ def soak(kills: int, seed: int = 0) -> tuple[int, int]:
             end.unlink()
             while not end.exists():
                 training = process(folder, end)
-                training.join(moments.uniform(0, seconds / 2) if killed < kills else None)
+                training.join(moments.uniform(0, seconds) if killed < kills else None)
                 if training.is_alive():
                     training.kill()
                     training.join()

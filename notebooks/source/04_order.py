@@ -113,6 +113,16 @@ print(rso.lessons.yours(prediction))
 # The second pair are the best and the worst of the four: your prediction was about them. A difference that is smaller than
 # its own spread is no difference to speak of. There may be one all the same: three seeds and 360 images cannot see what is
 # smaller than about a point.
+#
+# On MNIST there are 10,000 test images. Recorded there, with five cycles and three seeds:
+
+# %%
+rso.lessons.paired("order", first, "input first, output layer first", size="evening")
+rso.lessons.paired("order", first, "neuron first, input layer first", size="evening")
+
+# %% [markdown]
+# All of it is less than a point, and yet one difference is to be believed: *neuron first* is ahead of *input first* in all three seeds, by
+# about as much each time. With 360 images it could not be seen.
 
 # %% [markdown]
 # ## 5 · Your own seeds (4 minutes)
@@ -150,7 +160,8 @@ rso.widgets.Quiz("04", 3)
 # %% [markdown]
 # ## 7 · What you take home (1 minute)
 #
-# * **You cannot tell the orders apart.** So one chooses the order that is cheap.
+# * **The order hardly matters**: on digits the ways cannot be told apart, on MNIST they differ by less than a point after five
+#   cycles. So one chooses the order that is cheap.
 # * From the output to the input: what enters a layer can be kept.
 # * Compare seed by seed. A difference that is smaller than its spread is nothing to speak of; with three seeds it is to be
 #   believed from two and a half times its spread on.

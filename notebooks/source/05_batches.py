@@ -118,9 +118,9 @@ rso.lessons.promises(of_batch, of_all)
 # %% [markdown]
 # ## 4 · The table of the Julia notebook (7 minutes)
 #
-# A student, Heesoo Song, reimplemented RSO in Julia, another programming language, and trained this small network on MNIST, ten cycles for each batch size. The table
-# says what that took and reached. Below it we do the same on digits, live. Your prediction: 32 times the images take how many
-# times the seconds here?
+# A student, Heesoo Song, reimplemented RSO in Julia, another programming language, and trained this small network on MNIST, ten cycles
+# for each batch size. The table says what that took and reached. Below it we do the same on digits, live. Your prediction: 32
+# times the images take how many times the seconds here?
 #
 # | images in a mini-batch | 32 | 64 | 256 | 512 | 1024 |
 # |---|---|---|---|---|---|

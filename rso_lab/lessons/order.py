@@ -36,13 +36,13 @@ def check_visits(answer: Callable[[int, int, str], list]) -> bool:
     return True
 
 
-def paired(name: str, one: str, other: str) -> None:
+def paired(name: str, one: str, other: str, size: str = "class") -> None:
     """Print by how many points of accuracy one way of a recorded experiment leads another, seed by seed.
 
     With three seeds the mean of no difference is within 2.5 standard deviations 19 times of 20: Student's t,
     4.30 / sqrt(3).
     """
-    result = experiments.read(experiments.RESULTS / f"{name}_class.json")
+    result = experiments.read(experiments.RESULTS / f"{name}_{size}.json")
     last = {(run["method"], run["seed"]): run["cycles"][-1]["test_accuracy"] for run in result["runs"]}
     points = [100 * (last[one, seed] - last[other, seed]) for seed in result["seeds"]]
     told = ", ".join(f"{lead:+.1f}" for lead in points)
