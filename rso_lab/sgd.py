@@ -30,7 +30,7 @@ class SGD:
     weight_decay: float = explained(
         "times |W|^2 / 2, added to the loss; of all parameters, as torch has it", default=1e-4
     )
-    warm_up: int = explained("epochs in which the rate grows (§4.5)", default=5)
+    warm_up: int = explained("epochs in which the rate grows, at most those before the first drop (§4.5)", default=5)
     drops: tuple[float, float] = explained(
         "the shares of the epochs after which the rate is divided by ten; the paper does not say", default=(0.5, 0.75)
     )
@@ -55,9 +55,6 @@ class SGD:
                 allowed = "a number from 0 to below 1" if most == 1 else "a finite number, 0 or more"
             if not fits:
                 raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
-        before_drop = math.ceil(self.drops[0] * self.epochs)
-        if self.warm_up > before_drop:
-            raise ValueError(f"warm_up is {self.warm_up}: expected at most {before_drop}, the epochs before the drop")
 
 
 def descend(
@@ -106,8 +103,8 @@ def schedule_of(model: nn.Module, settings: SGD, batches: int) -> tuple[torch.op
     optimizer = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
-    growth = max(1, settings.warm_up * batches)
     drops = [math.ceil(share * settings.epochs) * batches for share in settings.drops]
+    growth = max(1, min(settings.warm_up * batches, drops[0]))
 
     def share_of_the_rate(iteration: int) -> float:
         return min(1.0, (iteration + 1) / growth) * 0.1 ** sum(iteration >= drop for drop in drops)

@@ -28,10 +28,14 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(name, value):
     assert str(caught.value).startswith(f"{name} is {value!r}: expected ")
 
 
-def test_a_warm_up_ends_before_the_rate_drops():
-    with pytest.raises(ValueError, match=r"^warm_up is 5: expected at most 3, the epochs before the drop$"):
-        rso.SGD(6, 10, 0.1)
-    rso.SGD(10, 10, 0.1)
+def test_a_warm_up_ends_before_the_rate_drops(digits):
+    optimizer, schedule = schedule_of(rso.models.build("one_conv", digits), rso.SGD(4, 10, 0.8, warm_up=5), 2)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.08, 0.08, 0.008, 0.008])
 
 
 def test_dropout_stays_off(digits):
