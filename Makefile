@@ -28,8 +28,9 @@ demo: $(VENV)/kit
 	$(PY) -m rso_lab demo
 
 book: $(VENV)/dev
-	rm -rf book
-	$(PY) -m sphinx -W --keep-going -q -E -d $(VENV)/doctrees -c docs . book
+	rm -rf book $(VENV)/book
+	$(PY) -m sphinx -W --keep-going -q -E -d $(VENV)/doctrees -c docs . $(VENV)/book/pages
+	mv $(VENV)/book/pages book
 	@echo "book/index.html is the first page; the folder works from a USB stick, too"
 
 test: $(VENV)/dev lint

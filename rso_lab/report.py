@@ -7,7 +7,6 @@ from typing import Any
 
 from rso_lab.experiments import EXPERIMENTS, Claim, Measure, Way, Ways, best, is_done, results
 from rso_lab.rso import RSO
-from rso_lab.sgd import SGD
 
 
 def report(folder: Path) -> str:
@@ -54,12 +53,17 @@ def _rows(folder: Path) -> list[tuple[str, Claim, str]]:
 def _on(result: dict[str, Any], ways: Ways) -> str:
     """Data and network, how long the first way of each method runs, and the machines, if there were several."""
     models = {result["settings"]["ways"][label]["model"] for label in ways}
-    lengths = {type(way.method): way.cycles for way in reversed(ways.values())}
-    told = [_count(lengths[kind], what) for kind, what in ((RSO, "cycle"), (SGD, "epoch")) if kind in lengths]
+    lengths: dict[type, str] = {}
+    for way in ways.values():
+        lengths.setdefault(type(way.method), _length(way))
     parts = [part for run in result["runs"] if run["method"] in ways for part in (run, *run.get("before", []))]
     machines = {part["machine"] for part in parts if "machine" in part}
     several = [f"{len(machines)} machines"] if len(machines) > 1 else []
-    return ", ".join([result["settings"]["data"], *(models if len(models) == 1 else ()), *told, *several])
+    return ", ".join([result["settings"]["data"], *(models if len(models) == 1 else ()), *lengths.values(), *several])
+
+
+def _length(way: Way) -> str:
+    return _count(way.cycles, "cycle" if isinstance(way.method, RSO) else "epoch")
 
 
 def _count(number: int, what: str) -> str:
@@ -77,7 +81,7 @@ def _summary(result: dict[str, Any], label: str, way: Way, measure: Measure) -> 
     if failed:
         parts.append(f"{_count(failed, 'run')} failed")
     if not all(is_done(run, way) for run in runs):
-        parts.append(f"after {min(len(run['cycles']) for run in runs)} of {way.cycles} cycles")
+        parts.append(f"after {min(len(run['cycles']) for run in runs)} of {_length(way)}")
     return ", ".join(parts)
 
 
