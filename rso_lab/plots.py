@@ -14,7 +14,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -67,7 +67,7 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None, aga
     if against in ("cycle", "updates"):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if against != "cycle" and len(histories) > 1:  # methods differ by powers of ten
-        ax.set_xscale("log")
+        _in_powers(ax)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right")
@@ -101,11 +101,19 @@ def comparison(
     if against == "cycle":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     else:
-        ax.set_xscale("log")
+        _in_powers(ax)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
     ax.legend(loc="best", fontsize="small")
     return ax
+
+
+def _in_powers(ax: Axes) -> None:
+    """Powers of ten along x, with 2 and 5 between them."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def four_axes(runs: dict[str, list[History]]) -> Figure:
@@ -233,6 +241,7 @@ def signals(spreads: Sequence[float], ax: Axes | None = None) -> Axes:
     ax.axhline(spreads[0], color=GREY, linewidth=1, linestyle=":", label="of the images")
     ax.plot(range(len(spreads)), spreads, "o-", color=BLUE, markersize=5, label="after each layer")
     ax.set(xlabel="layer (0: the images)", ylabel="size (root mean square)", yscale="log")
+    ax.set_ylim(min(0.01, *spreads), max(100, *spreads))  # so that what is nearly level looks so
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(loc="best", fontsize="small")
@@ -517,7 +526,7 @@ def clash(
             ax.annotate("", (x, y), (0, 0), arrowprops=style)
         ax.plot(x, y, marker, color=colour, markersize=7, label=label, zorder=3)
     ax.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=8, label="before", zorder=4)
-    ax.set(xlabel="move of the first weight, in sigma_d", ylabel="of the second, in sigma_d")
+    ax.set(xlabel="move of the first weight, in sigma_d", ylabel="of the second, in sigma_d", aspect="equal")
     ax.set_title(f"the loss; first: {names[0]}, second: {names[1]}", fontsize="small")
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", frameon=False)
     return ax

@@ -150,6 +150,8 @@ SIGMAS = {
     "no relu": (lambda w: (1 / w[0].numel()) ** 0.5, "Without the 2"),
     "fan-out": (lambda w: (2 / w.shape[0]) ** 0.5, "divide by the outputs"),
     "all weights": (lambda w: (2 / w.numel()) ** 0.5, "divide by all weights"),
+    "root of the lower half": (lambda w: 2 / w[0].numel() ** 0.5, "of the whole fraction"),
+    "always 3 x 3": (lambda w: (2 / (w.shape[1] * 9)) ** 0.5, "Not every layer has 3 x 3 places"),
     "channels only": (lambda w: (2 / w.shape[1]) ** 0.5, "also sums over the kernel's places"),
     "measured": (lambda w: float(w.std()), "from its shape alone"),
     "text": (lambda w: "0.1", "your answer was '0.1'"),
@@ -164,7 +166,8 @@ NORMALISED = {
         "Each image by its own mean",
     ),
     "each pixel": (lambda x: (x - x.mean(0)) / (x.std(0) + 1e-8), "Each pixel by its own mean"),
-    "brackets": (lambda x: x - x.mean() / x.std(), "wanted are 0 and 1"),
+    "brackets": (lambda x: x - x.mean() / x.std(), "Python divides first"),
+    "no call": (lambda x: (x - x.mean()) / x.std, "Are brackets missing"),
     "a number": (lambda x: x.mean(), "same shape"),
     "an error": (lambda x: x / None, "stopped with TypeError"),
 }
@@ -196,10 +199,14 @@ VISITS = {
     "always neuron": (lambda m, n, o: two_loops(m, n, "neuron"), "the other order"),
     "pairs": (lambda m, n, o: [(j, i) for i, j in two_loops(m, n, o)], "The output comes first"),
     "too few": (lambda m, n, o: two_loops(m, n, o)[1:], "exactly once"),
-    "a number": (lambda m, n, o: 6, "stopped with TypeError"),
+    "a number": (lambda m, n, o: 6, "collect the pairs in a list"),
+    "one pair": (lambda m, n, o: (0, 0), "collect the pairs in a list"),
+    "no range": (lambda m, n, o: [(i, 0) for i in m], "range(outputs) counts up"),
+    "no quotes": (lambda m, n, o: neuron, "Text stands in quotes"),  # noqa: F821
 }
 COSINES = {
     "no lengths": (lambda a, b: (a * b).sum(), "Divide by the lengths of both."),
+    "counts": (lambda a, b: (a * b).sum() / (len(a) * len(b)), "len(a) counts the numbers"),
     "one length": (lambda a, b: (a * b).sum() / a.norm(), "the other one, too"),
     "squares": (lambda a, b: (a * b).sum() / (a.norm() * b.norm()) ** 2, "not their squares"),
     "mean": (lambda a, b: (a * b).mean() / (a.norm() * b.norm()), "not their mean"),
@@ -257,6 +264,18 @@ def not_put_back(loss, weights, index, delta):
     return minus, keep, loss()
 
 
+def a_view_in_order(loss, weights, index, delta):
+    w = weights[index]
+    weights[index] = w - delta
+    minus = loss()
+    weights[index] = w
+    keep = loss()
+    weights[index] = w + delta
+    plus = loss()
+    weights[index] = w
+    return minus, keep, plus
+
+
 def a_view(loss, weights, index, delta):
     w = weights[index]
     keep = loss()
@@ -299,9 +318,10 @@ EVALUATES = {
     "no brackets": (lambda loss, weights, index, delta: (loss, loss, loss), "Write loss(), with brackets."),
     "drifts": (drifts, "not exactly"),
     "another order": (another_order, "The order is minus, keep, plus."),
-    "one loss": (lambda loss, weights, index, delta: (loss(), loss(), loss()), "call loss() again"),
+    "one loss": (lambda loss, weights, index, delta: (loss(), loss(), loss()), "call loss() anew"),
+    "a view, in the order asked for": (a_view_in_order, "print w before and after"),
     "a number": (lambda loss, weights, index, delta: loss(), "Return three losses"),
-    "an error": (lambda loss, weights, index, delta: loss(weights), "stopped with TypeError"),
+    "an error": (lambda loss, weights, index, delta: loss(weights), "Set weights[index] first"),
 }
 
 

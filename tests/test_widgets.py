@@ -58,7 +58,7 @@ def test_the_button_keeps_the_best_until_nothing_helps(microscope, digits):
         assert current_loss(microscope, digits) == pytest.approx(best[1], rel=1e-5)
         assert microscope.curve_weights[0] < microscope.weight.item() < microscope.curve_weights[-1]
         if best == shown["w"]:
-            assert microscope.said.value.startswith("Kept: no change helps.")
+            assert microscope.said.value.startswith("Kept: neither side is lower.")
             break
         assert microscope.said.value == f"The loss fell from {before:.4f} to {best[1]:.4f}."
         assert microscope.before[-1] == pytest.approx(shown["w"])
@@ -194,7 +194,8 @@ def test_recorded_runs_show_the_ways_that_are_asked_for():
     seen = widgets.Recorded("proposals", ways=("the usual way", "w + δ only"))
     labels = [text.get_text() for text in seen.axes.get_legend().get_texts()]
     assert labels == ["the usual way", "w + δ only", "paper: MNIST, 50 cycles, 99.12 %"]
-    assert seen.axes.get_ylim()[0] == pytest.approx(0.8)
+    lowest = min(line.get_ydata()[0] for line in seen.axes.lines[:2])
+    assert lowest - 0.1 < seen.axes.get_ylim()[0] < lowest
     seen.choice.value = "order (class)"
     assert len(seen.axes.lines) == 5
     seen.choice.value = "proposals (class)"

@@ -24,7 +24,7 @@
 # * train a network that reads handwritten digits, and watch it get better.
 #
 # Click into the first grey cell below and press **Shift + Enter**: it runs, and you are in the next one. Go on like this.
-# The first cell takes up to ten seconds, the very first time perhaps twice that. It should print a line that begins with
+# The first cell takes up to ten seconds, the very first time up to a minute: wait. It should print a line that begins with
 # *Ready*; if it names something to fix, do that first.
 
 # %%

@@ -52,8 +52,8 @@ rso.widgets.Initialisation(data)
 # answers are equally likely, whatever the image is. In the flood the network is quite sure of answers that are mere chance.
 # In neither case would a small change of a weight tell us much.
 #
-# In between is a place where the signal keeps its size, within about a third. The slider's 1 is that place: **He's rule** (He et
-# al., 2015). You will write it down in section 3.
+# In between the signal keeps its size, within about a third, around the slider's 1: **He's rule** (He et al., 2015). (The small jump
+# at the end: the last layer has no ReLU behind it, which would take half away.) You will write it down in section 3.
 
 # %% [markdown]
 # ## 2 · The images first (5 minutes)
@@ -90,7 +90,8 @@ rso.lessons.check(normalise)
 
 # %% [markdown]
 # `rso.load` has done this already. The test images are shifted and divided by the same two numbers: those of the
-# *training* images, for the test images are not to be looked at before the end.
+# *training* images, for the test images are not to be looked at before the end. (We do look at test accuracy, to keep
+# the first lessons simple; from lesson 02 on, where it matters, images are held out for that.)
 
 # %%
 print(f"training images: mean {data.x_train.mean():.3f}, deviation {data.x_train.std():.3f}")
@@ -139,8 +140,7 @@ rso.lessons.check(he_sigma)
 # **sigma_d.** The weights that were drawn have a standard deviation of their own, close to He's. RSO measures it once, layer
 # by layer, before the search begins, and calls it sigma_d (d is the number of the layer). It is RSO's only measure of
 # length: its first changes are drawn from N(0, sigma_d), a normal distribution of that spread. The paper's network for MNIST,
-# layer by layer (between them are *batch norms*, which rescale each channel, lesson 06; their numbers begin at 1 or 0, and RSO
-# has a setting for them):
+# layer by layer (the *batch norms* between them, which rescale each channel, are left out here; lesson 06):
 
 # %%
 model = rso.models.paper_cnn()
@@ -196,7 +196,8 @@ print(f"The weights moved by {share:.2f} of their first length;", rso.lessons.yo
 # And from the wrong start? These runs were recorded, with a network of two convolutions, four cycles and three seeds (a **seed** is
 # the number that fixes all that a run draws by chance): with He's weights, with a tenth of them, and with ten times. Sigma_d is
 # measured on the weights as they come, so with ten times the weights the steps are ten times as long, too. A line is the mean over
-# the seeds, its band reaches from the lowest to the highest, and the axis need not begin at 0. *(class)* means runs of minutes, on
+# the seeds, its band reaches from the lowest to the highest, and the axis does not always begin at 0. The line above the picture is the command that made it: you need not
+# run it. *(class)* means runs of minutes, on
 # digits; later there is *(evening)*, longer ones on MNIST or CIFAR-10.
 
 # %%
@@ -208,7 +209,7 @@ rso.widgets.Recorded("initialisation")
 # goes through all images in each of its twenty "cycles", and ends a little higher.
 
 # %% [markdown]
-# **The ledger.** The ten cycles above are those of lesson 00 once more, so the line is the same but for the time:
+# **The ledger.** The ten cycles above are those of lesson 00 once more, so the line is the same but for the time (if you changed nothing there):
 
 # %%
 rso.lessons.ledger("01", history)

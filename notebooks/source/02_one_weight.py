@@ -52,7 +52,7 @@ rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
 # %% [markdown]
 # With a small δ one of the two dots is nearly always lower: the one that the arrow points to. So two extra losses reveal the
 # *sign* of the slope. (Their difference even says roughly how steep it is. RSO makes no use of that: it only asks which is
-# lowest.) Near the bottom of the valley the arrow is short. With a large δ both dots may lie higher than w, one of them across the
+# lowest.) Near the bottom of the valley the arrow is short, and beyond it points back. With a large δ both dots may lie higher than w, one of them across the
 # valley, and the weight is kept, though the arrow still points downhill. How far to go, RSO leaves to chance and to sigma (lesson 03).
 
 # %% [markdown]
@@ -321,7 +321,7 @@ rso.widgets.Quiz("02", 3)
 #
 # **What the paper says.** On MNIST, with 5000 images for each weight, RSO gets 98.0 % after 5 cycles. It says of the opposite
 # direction, w - δ, that trying it often leads to a better choice. Here are recorded runs on *digits* (two convolutions, four
-# cycles each, 500 images held for a neuron) with both directions, as in the paper, and with w + δ only, which takes two losses in
+# cycles each, the same 500 images for all weights of a neuron: lesson 05) with both directions, as in the paper, and with w + δ only, which takes two losses in
 # place of three: how much is the third worth? (What is called a difference, and when: lesson 04.)
 
 # %%

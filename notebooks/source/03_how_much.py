@@ -136,10 +136,10 @@ for n in (2, 10, 100, 690, 10000):
     print(f"{n:6} weights: |cosine| is typically {typical:.3f}; 1 / sqrt(n) is {n**-0.5:.3f}")
 
 # %% [markdown]
-# In a network of n weights, a direction that knows nothing has a cosine of about 1 / sqrt(n) with the way down. That holds whether it moves all n of them or a single one: an arrow along one of n axes knows nothing of the slope either. So
-# by direction alone no number of weights is far ahead. (A single one is even a little behind: it may be one of the many that
-# hardly matter.) The
-# map says that ten gain more than one, when all is still random. Why, then, one at a time?
+# In a network of n weights, a direction that knows nothing has a cosine of about 1 / sqrt(n) with the way down. That holds whether it
+# moves all n of them or a single one: an arrow along one of n axes knows nothing of the slope either. So by direction alone no
+# number of weights is far ahead. (A single one is even a little behind: it may be one of the many that hardly matter.) The
+# map says that ten gain more than one, when all is still random. Why, then, one at a time? Section 4 and its *Think* answer that.
 
 # %% [markdown]
 # ## 4 · The race (9 minutes)
@@ -190,7 +190,7 @@ rso.widgets.Recorded("levels")
 # On MNIST the order is the paper's: weight, layer, network. After the first cycle they read 81.6 %, 71.6 % and 22.3 %, after the
 # second 85.1 %, 84.3 % and 25.9 %, with the same number of evaluations. (One seed: between the first two an anecdote.) The
 # paper, with 500,000 proposals and 5000 images for each, finds a wide gap. And there is the price of a proposal, which this
-# figure leaves out: choose *seconds* on the right.
+# figure leaves out: choose *seconds* on the right. One weight at a time takes a tenth of the others' time, and less.
 #
 # **Think.** The map of section 2 says that a proposal of many weights gains a lot at the beginning. Why may that not last?
 # Two hints: gains get smaller while the network learns, and a mini-batch is a noisy judge (lesson 05).
@@ -208,7 +208,8 @@ rso.widgets.Recorded("levels")
 # ## 5 · Which changes to propose? (7 minutes)
 #
 # Three more questions about **sigma**, the spread of the proposals: it is sigma_d at first, and *annealed*, that is, made smaller from
-# cycle to cycle. Recorded runs answer them (digits, two convolutions, three seeds; 500 images, held for a neuron). Guess each before
+# cycle to cycle. Recorded runs answer them (digits, two convolutions, three seeds; the same 500 images for all
+# weights of a neuron: lesson 05). Guess each before
 # you run its cell. **Distribution:** the paper's Gaussian, *uniform* between -2 and 2 sigma, or a *template*, just one of -sigma, 0 and
 # sigma?
 

@@ -84,7 +84,8 @@ rso.lessons.check(visits)
 #
 # The paper searches the last layer first, then the one before it, and so on to the input. That has a practical reason. While
 # the last layer is searched, all layers before it rest: what enters the last layer is the same for every guess, and can be
-# computed once and kept. Then the layer before it, and what enters *that* has not changed either, since the cycle began.
+# computed once and kept. Then comes the layer before it. The layers that feed it have not been touched in this cycle yet, so
+# what enters it is still the same.
 # Going from the input to the output works as well, but what enters a layer has to be computed anew after each layer.
 
 # %% [markdown]
@@ -101,7 +102,9 @@ rso.widgets.Recorded("order")
 
 # %% [markdown]
 # The bands lie on top of each other. To look closer, compare *within* a seed: both ways begin with the same weights then, and
-# what they share cancels.
+# what they share cancels. The cell below calls it *no difference* where the mean is smaller than the spread (the standard deviation
+# of the three), *a difference* from two and a half times the spread on, and *perhaps* in between. (Three seeds without any real
+# difference get beyond two and a half about once in twenty times.)
 
 # %%
 first = "neuron first, output layer first"
@@ -121,7 +124,7 @@ rso.lessons.paired("order", first, "input first, output layer first", size="even
 rso.lessons.paired("order", first, "neuron first, input layer first", size="evening")
 
 # %% [markdown]
-# All of it is less than a point, and yet one difference is to be believed: *neuron first* is ahead of *input first* in all three seeds, by
+# Both means are less than a point, and yet one difference is to be believed: *neuron first* is ahead of *input first* in all three seeds, by
 # about as much each time. With 360 images it could not be seen.
 
 # %% [markdown]
@@ -163,8 +166,7 @@ rso.widgets.Quiz("04", 3)
 # * **The order hardly matters**: on digits the ways cannot be told apart, on MNIST they differ by less than a point after five
 #   cycles. So one chooses the order that is cheap.
 # * From the output to the input: what enters a layer can be kept.
-# * Compare seed by seed. A difference that is smaller than its spread is nothing to speak of; with three seeds it is to be
-#   believed from two and a half times its spread on.
+# * Compare seed by seed, and believe a difference that is well above its spread.
 #
 # **What the paper says.** 99.06 % on MNIST with neuron first, 99.12 % with input first, one run each: six images of 10,000. A
 # count of about 90 errors varies by its square root, about nine, by chance alone. The paper concludes, as we do, that

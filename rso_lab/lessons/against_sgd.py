@@ -75,6 +75,7 @@ _MISTAKES: list[tuple[Step, str]] = [
     (lambda w, g, v, r, m: (w - r * g, m * v + g), "The weight follows the gradient alone. It follows the velocity."),
     (lambda w, g, v, r, m: (w - r * v, m * v + g), "The weight follows the old velocity: compute the new one first."),
     (lambda w, g, v, r, m: (w - r * (v + g), v + g), "momentum is missing: the old velocity fades by it."),
+    (lambda w, g, v, r, m: (w - r * (m + v + g), m + v + g), "momentum multiplies the old velocity."),
     (lambda w, g, v, r, m: (w - r * m * (v + g), m * (v + g)), "momentum belongs to the old velocity alone."),
     (lambda w, g, v, r, m: (w - r * (m * v + (1 - m) * g), m * v + (1 - m) * g), "The gradient counts fully."),
     (lambda w, g, v, r, m: (w - r * (m * v - g), m * v - g), "Add the gradient to the velocity, then subtract that."),

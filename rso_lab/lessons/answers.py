@@ -13,7 +13,7 @@ def ask(name: str, answer: Callable, *question: Any, wanted: str) -> Any:
     try:
         given = answer(*question)
     except Exception as error:
-        print(f"Not yet: your {name} stopped with {type(error).__name__}: {error}.")
+        stopped(name, error)
         return None
     if given is None or given is ...:
         print(f"Not done yet: {name} returns nothing. It should return {wanted}.")
@@ -21,12 +21,30 @@ def ask(name: str, answer: Callable, *question: Any, wanted: str) -> Any:
     return given
 
 
+_ERRORS = {  # what Python says, and what that means to a learner
+    "builtin_function_or_method": "Are brackets missing, as in x.std()?",
+    "'int' object is not iterable": "A number is no list: range(outputs) counts up to it.",
+    "loss() takes 0": "loss() takes nothing: it sees the weights as they are. Set weights[index] first.",
+    "name 'math'": "Python does not know math before `import math`. **0.5 is a root, too.",
+    "is not defined": 'Text stands in quotes, as in "plus"; for everything else look at its spelling.',
+}
+
+
+def stopped(name: str, error: Exception) -> None:
+    """Tell a learner what a function stopped with, and what that often means."""
+    print(f"Not yet: your {name} stopped with {type(error).__name__}: {error}.")
+    for said, meaning in _ERRORS.items():
+        if said in str(error):
+            print(meaning)
+            return
+
+
 def number_of(given: Any) -> float | None:
     """A learner's answer as a number; None, with a word to the learner, where it is none."""
     if callable(given):
         print("Not yet: that is a function and not its value. Are brackets missing, as in x.std()?")
     elif isinstance(given, torch.Tensor) and given.numel() != 1:
-        print(f"Not yet: your answer is {given.numel()} numbers, and one is wanted. Add them up, or take their spread?")
+        print(f"Not yet: your answer is {given.numel()} numbers, and one is wanted.")
     elif not isinstance(given, Real | torch.Tensor):
         print(f"Not yet: a number is wanted, your answer was {given!r}.")
     else:

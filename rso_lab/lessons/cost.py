@@ -93,7 +93,7 @@ _COUNT_MISTAKES: list[tuple[Callable[..., Any], str]] = [
     (lambda q: q[0] * q[1] * q[2] ** 2, "Those are the weights. Each of them is used at every place of the image."),
     (lambda q: q[0] * q[2] ** 2 * q[3] * q[4], "Each output sums over all input channels, too."),
     (lambda q: q[0] * q[1] * q[2] * q[3] * q[4], "The kernel has kernel x kernel places: its square."),
-    (lambda q: q[0] * q[1] * q[3] * q[4], "And the places of the kernel?"),
+    (lambda q: q[0] * q[1] * q[3] * q[4], "And the places of the kernel? (A power is `**` in Python, not `^`.)"),
     (lambda q: q[1] * q[2] ** 2 * q[3] * q[4], "That is one output channel. There are more of them."),
     (lambda q: q[0] * q[3] * q[4], "Those are the numbers that come out. How many products does each take?"),
     (lambda q: q[1] * q[2] ** 2, "That is one number of the output. How many come out?"),
@@ -277,10 +277,13 @@ def measure_cycle(data: Data, batch_size: int, count: int = 6) -> dict[str, Meas
 def cost_table(found: Mapping[str, Measured]) -> None:
     """Print what was counted beside what was measured; ratios are to the first way."""
     first = next(iter(found.values()))
-    print(f"{'a cycle':26} {'multiply-adds':>15} {'':12} {'seconds':>9}")
+    print(f"{'a cycle':26} {'multiply-adds':>15} {'':9} {'seconds':>9}")
     for way, cost in found.items():
         fewer, faster = first.multiply_adds / cost.multiply_adds, first.seconds / cost.seconds
-        print(f"{way:26} {cost.multiply_adds / 1e9:12,.0f}e9  1 / {fewer:<6.1f} {cost.seconds:9.1f}  1 / {faster:.1f}")
+        print(
+            f"{way:26} {cost.multiply_adds / 1e9:7,.0f} billion, 1 / {fewer:<4.1f} {cost.seconds:9.1f}, "
+            f"{faster:.1f} times as fast"
+        )
     for way in ("cached", "incremental"):
         same = sum(a == b for a, b in zip(found[way].choices, first.choices, strict=True))
         print(f"{way}: {same} of {len(first.choices)} decisions are those of plain")
@@ -291,13 +294,13 @@ def recorded_costs() -> None:
     result = experiments.read(experiments.RESULTS / "caching_class.json")
     images = next(iter(result["settings"]["ways"].values()))["batch_size"]
     print(f"recorded on {result['settings']['data']}, batches of {images}, mean of {len(result['seeds'])} seeds")
-    print(f"{'a cycle':26} {'multiply-adds':>15} {'':12} {'seconds':>9}")
+    print(f"{'a cycle':26} {'multiply-adds':>15} {'':9} {'seconds':>9}")
     for way, histories in experiments.curves(result).items():
         last = [history.cycles[-1] for history in histories]
         seconds = [record.seconds for record in last]
         print(
-            f"{way:26} {statistics.mean(record.multiply_adds for record in last) / 1e9:12,.0f}e9 {'':12} "
-            f"{statistics.mean(seconds):9.1f}  from {min(seconds):.1f} to {max(seconds):.1f}"
+            f"{way:26} {statistics.mean(record.multiply_adds for record in last) / 1e9:7,.0f} billion {'':9} "
+            f"{statistics.mean(seconds):9.1f}, from {min(seconds):.1f} to {max(seconds):.1f}"
         )
 
 

@@ -85,6 +85,7 @@ _DAYS_MISTAKES: list[tuple[Callable[..., float], str]] = [
     (lambda w, p, i, c, s: _count(w, p, i, c) / s, "Those are seconds. A day has 24 * 60 * 60 of them."),
     (lambda w, p, i, c, s: _count(w, p, i, c) / s / 60, "Those are minutes. A day has 24 * 60 of them."),
     (lambda w, p, i, c, s: _count(w, p, i, c) / s / 3600, "Those are hours. A day has 24 of them."),
+    (lambda w, p, i, c, s: _count(w, p, i, c) / s / 1440, "One 60 is missing: a day has 24 * 60 * 60 seconds."),
     (lambda w, p, i, c, s: _count(w, p, i, c) / s / 24, "A day has 24 * 60 * 60 seconds, not 24."),
     (lambda w, p, i, c, s: _count(w, p, i, c) / s * DAY, "Divide by the seconds of a day, do not multiply."),
     (lambda w, p, i, c, s: _count(w, p, i, c) / 3 / s / DAY, "Each weight takes three losses: w - δ, w and w + δ."),

@@ -66,6 +66,10 @@ def gain_table(
 
 _COSINE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
     (lambda ab: (ab[0] * ab[1]).sum(), "Divide by the lengths of both."),
+    (
+        lambda ab: (ab[0] * ab[1]).sum() / (len(ab[0]) * len(ab[1])),
+        "len(a) counts the numbers. The length of an arrow is a.norm().",
+    ),
     (lambda ab: (ab[0] * ab[1]).sum() / ab[0].norm(), "Divide by the length of the other one, too."),
     (lambda ab: (ab[0] * ab[1]).sum() / (ab[0].norm() * ab[1].norm()) ** 2, "The lengths, not their squares."),
     (lambda ab: (ab[0] * ab[1]).mean() / (ab[0].norm() * ab[1].norm()), "The sum of the products, not their mean."),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from rso_lab.data import Data
-from rso_lab.lessons.answers import advise, ask
+from rso_lab.lessons.answers import advise, ask, stopped
 from rso_lab.models import build
 
 # Fan-in, fan-out and what they are of: the shapes that a learner's rule is tried on.
@@ -17,6 +17,11 @@ _SIGMA_MISTAKES: list[tuple[Callable[[torch.Tensor], float], str]] = [
     (lambda w: (1 / w[0].numel()) ** 0.5, "Without the 2: ReLU lets only half of the signal's square through."),
     (lambda w: (2 / w.shape[0]) ** 0.5, "You divide by the outputs. Each output sums over its inputs: count those."),
     (lambda w: (2 / w.numel()) ** 0.5, "You divide by all weights. Count those of one output neuron."),
+    (lambda w: 2 / w[0].numel() ** 0.5, "The root is of the whole fraction: brackets around 2 / w[0].numel()."),
+    (
+        lambda w: (2 / (w.shape[1] * 9)) ** 0.5,
+        "Not every layer has 3 x 3 places: w[0].numel() counts whatever is there.",
+    ),
     (lambda w: (2 / w.shape[1]) ** 0.5, "An output of a convolution also sums over the kernel's places: w[0].numel()."),
     (lambda w: float(w.std()), "That is the spread it has. The rule says which it should have, from its shape alone."),
 ]
@@ -29,7 +34,7 @@ def check_he_sigma(answer: Callable[[torch.Tensor], float]) -> bool:
     try:
         answers = [answer(weight) for weight in weights]
     except Exception as error:
-        print(f"Not yet: your he_sigma stopped with {type(error).__name__}: {error}.")
+        stopped("he_sigma", error)
         return False
     if all(given in (None, ...) for given in answers):
         print("Not done yet: he_sigma returns nothing. It should return a number.")
@@ -47,6 +52,7 @@ def check_he_sigma(answer: Callable[[torch.Tensor], float]) -> bool:
 _NORMALISE_MISTAKES: list[tuple[Callable[[torch.Tensor], torch.Tensor], str]] = [
     (lambda x: x - x.mean(), "Divide by the deviation, too."),
     (lambda x: x / x.std(), "Subtract the mean first."),
+    (lambda x: x - x.mean() / x.std(), "Python divides first: brackets around x - x.mean()."),
     (lambda x: (x - x.mean()) / x.var(), "You divide by the variance. The deviation is its square root."),
     (
         lambda x: (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True),

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from rso_lab import rso
 from rso_lab.data import Data
 from rso_lab.graph import Network
-from rso_lab.lessons.answers import ask
+from rso_lab.lessons.answers import ask, stopped
 from rso_lab.lessons.start import Choose, check_choose
 from rso_lab.models import build
 from rso_lab.train import steps
@@ -64,9 +64,10 @@ def check_evaluate(answer: Evaluate) -> bool:
         print(f"Not yet. The weight was {before[index]:.4f}, and afterwards it is {weights[index]:.4f}: put it back.")
         return False
     if len({round(value, 4) for value in losses}) == 1:
-        print("Not yet. All three are the same: call loss() again after each change of the weight.")
+        print("Not yet. All three are the same. w is your own number: the network sees a change only when you set")
+        print("`weights[index] = ...`. Do that, and call loss() anew each time.")
         return False
-    if len(losses) == 3 and math.isclose(losses[2], right[1], rel_tol=1e-5) and losses[0] != losses[1]:
+    if len(losses) == 3 and math.isclose(losses[2], right[1], rel_tol=1e-5):
         print("Not yet. Your plus is the loss at w. Either you have only taken the minus step back, or you have kept")
         print("the old value as `w = weights[index]`: print w before and after you set the weight; see also .item().")
         return False
@@ -95,7 +96,7 @@ def check_apply(answer: Apply) -> bool:
         try:
             returned = answer(weights, (0, 1), 0.25, choice)
         except Exception as error:
-            print(f"Not yet: your apply stopped with {type(error).__name__}: {error}.")
+            stopped("apply", error)
             return False
         others = (weights != before).sum().item() - (weights[0, 1] != before[0, 1]).item()
         if others:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable
 
 from rso_lab import experiments
+from rso_lab.lessons.answers import ask
 
 
 def check_visits(answer: Callable[[int, int, str], list]) -> bool:
@@ -13,14 +14,14 @@ def check_visits(answer: Callable[[int, int, str], list]) -> bool:
         "input": [(i, j) for j in range(3) for i in range(2)],
     }
     for order, wanted in right.items():
-        try:
-            given = answer(2, 3, order)
-            given = given if given in (None, ...) else [tuple(place) for place in given]
-        except Exception as error:
-            print(f"Not yet: your visits stopped with {type(error).__name__}: {error}.")
+        given = ask("visits", answer, 2, 3, order, wanted="a list of pairs (i, j)")
+        if given is None:
             return False
-        if given in (None, ...):
-            print("Not done yet: visits returns nothing. It should return a list of pairs (i, j).")
+        try:
+            given = [tuple(place) for place in given]
+        except TypeError:
+            print(f"Not yet: a list of pairs is wanted, and you returned {given!r}. `return` ends a function at once:")
+            print("collect the pairs in a list, and return it after the loops.")
             return False
         if given == wanted:
             continue

@@ -104,6 +104,10 @@ _MERGE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
         lambda bf: torch.stack(bf[1]).amax(0),
         "You take the larger weight. Better is what lowers the loss, not what is larger.",
     ),
+    (
+        lambda bf: torch.stack([old + worker[i] for i, (old, worker) in enumerate(zip(*bf, strict=False))]),
+        "The old neuron is in `merged` already: = in place of +=.",
+    ),
     (lambda bf: _columns(*bf), "You take input channels, weights[:, i]. A neuron is weights[i]."),
 ]
 

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from rso_lab import doctor, notebook, rso
 from rso_lab.data import Data
 from rso_lab.graph import Network
+from rso_lab.lessons.answers import stopped
 from rso_lab.models import build
 
 Choose = Callable[[float, float, float], object]  # (minus, keep, plus) -> the name of the candidate to take
@@ -57,7 +58,7 @@ def check_choose(answer: Choose) -> bool:
     try:
         answers = [answer(*losses) for losses, _ in _CASES]
     except Exception as error:
-        print(f"Not yet: your choose stopped with {type(error).__name__}: {error}.")
+        stopped("choose", error)
         return False
     if all(given in (None, ...) for given in answers):
         print('Not done yet: choose returns nothing. It should return "minus", "keep" or "plus".')

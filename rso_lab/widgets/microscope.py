@@ -115,8 +115,9 @@ class Microscope(Pictured):
         weight, loss = points[choice]
         if choice == "keep":
             lowest = self.curve_losses.min()
-            there = "the bottom" if loss < lowest + 1e-4 else f"{loss:.4f}, the curve's lowest is {lowest:.4f}"
-            self.said.value = f"Kept: no change helps. You are at {there}."
+            higher = f"{loss:.4f}, the curve's lowest is {lowest:.4f}: try a smaller δ"
+            there = "the bottom" if loss < lowest + 1e-4 else higher
+            self.said.value = f"Kept: neither side is lower. You are at {there}."
             return
         self.said.value = f"The loss fell from {points['keep'][1]:.4f} to {loss:.4f}."
         self.before.append(points["keep"])

@@ -1,6 +1,7 @@
 """A question with answers to choose from."""
 
 import html
+import random
 from typing import Any
 
 import ipywidgets as ipw
@@ -19,7 +20,7 @@ class Quiz(Controls):
         question, answers = QUIZZES[lesson][number - 1]
         self.right = next(iter(answers))
         self.explanations = answers
-        in_order = sorted(answers)  # so that the right one is not always the first
+        in_order = random.Random(question).sample(list(answers), len(answers))  # the right one comes first there
         self.choice = ipw.RadioButtons(options=in_order, index=None, layout=ipw.Layout(width="auto"))
         self.said = ipw.HTML()
         self.post = poster()

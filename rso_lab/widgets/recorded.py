@@ -14,14 +14,16 @@ from rso_lab.notebook import Pictured, image, poster
 class Recorded(Pictured):
     """Recorded experiments of the paper's claims: choose one, and see its curves. No run is made.
 
-    name: of the experiment that is shown first; `ways`: the labels of those of its ways that are.
+    name, size: of the experiment that is shown first; `ways`: the labels of those of its ways that are, in any size.
     """
 
-    def __init__(self, name: str | None = None, against: str = "cycle", ways: Sequence[str] = ()):
+    def __init__(
+        self, name: str = "mnist", size: str = "class", *, against: str = "cycle", ways: Sequence[str] | None = None
+    ):
         found = {f"{name} ({size})": (name, result) for name, size, result in results(RESULTS)}
-        first = next(label for label in found if name is None or label.startswith(f"{name} "))
+        first = f"{name} ({size})"
         self.found = found
-        self.ways = {first: ways} if ways else {}
+        self.ways = {name: ways}
         self.figure = Figure(figsize=(7, 3.4), layout="constrained")
         self.axes = self.figure.subplots()
         self.choice = ipw.Dropdown(options=list(found), value=first, description="experiment")
@@ -38,12 +40,12 @@ class Recorded(Pictured):
         """Show the experiment that is chosen."""
         name, result = self.found[self.choice.value]
         runs = curves(result)
-        runs = {label: runs[label] for label in self.ways.get(self.choice.value, runs)}
+        runs = {label: runs[label] for label in self.ways.get(name) or runs if label in runs}
         last = {label: histories[0].cycles[-1].test_accuracy or 0.0 for label, histories in runs.items()}
         self.axes.clear()
         plots.comparison(runs, self.axes, self.against.value, EXPERIMENTS[name].reference)
-        # From the tenth below the worst on: what differs at the end is small.
-        self.axes.set(ylim=(max(0.0, np.floor(10 * min(last.values()) - 1) / 10), 1))
+        lowest = min(record.test_accuracy or 0.0 for one in runs.values() for run in one for record in run.cycles)
+        self.axes.set(ylim=(np.floor(10 * lowest) / 10, 1))  # what differs is small
         self.axes.set_title(f"{self.choice.value}: {result['command']}", fontsize="small")
         self.axes.legend(loc="best", fontsize="small")  # where it hides no curve
         told = ", ".join(f"{label} {share:.1%}" for label, share in last.items())

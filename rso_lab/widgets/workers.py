@@ -133,7 +133,7 @@ class Workers(Pictured):
         plural = "worker" if count == 1 else "workers"
         words = f"{count} {plural}: {now:.1f} s instead of {one:.1f} s, {one / now:.2f} times as fast; ideal: {count}."
         if apart and self.share.value < 1:
-            words += f" With no number of workers more than {1 / (1 - self.share.value):.1f} times."
+            words += f" However many workers: never more than {1 / (1 - self.share.value):.1f} times."
         if not apart and count > 1:
             words += f" {sum(self.work.exchanges.values()):,} exchanges take {now - one / count:.1f} s of it."
         self.said.value = words
