@@ -93,10 +93,14 @@ def test_the_shipped_network_reads_as_well_as_its_run_did():
     assert right == pytest.approx(run["cycles"][-1]["test_accuracy"], abs=3e-4)  # three images: rounding
 
 
-def _last(name: str, method: str, cycle: int = -1) -> str:
+def _run(name: str, method: str) -> dict:
+    """Of the first seed."""
     runs = rso.experiments.read(ROOT / "results" / f"{name}.json")["runs"]
-    (run,) = (run for run in runs if run["method"] == method)
-    return f"{100 * run['cycles'][cycle]['test_accuracy']:.1f} %"
+    return next(run for run in runs if (run["method"], run["seed"]) == (method, 0))
+
+
+def _last(name: str, method: str, cycle: int = -1) -> str:
+    return f"{100 * _run(name, method)['cycles'][cycle]['test_accuracy']:.1f} %"
 
 
 def _updates_to_90(batch_size: int) -> int:
@@ -122,6 +126,13 @@ LEVELS = [
     [
         ("03_how_much", f"first cycle they read {LEVELS[0]}, after"),
         ("03_how_much", f"after the second {LEVELS[1]}, with the same number of evaluations"),
+        ("09_deeper", f"the run took {_run('depth_evening', 'depth3, RSO')['seconds'] / 60:.0f} minutes"),
+        (
+            "09_deeper",
+            "at {:.0f} and {:.0f} %".format(
+                *(float(_last("depth_evening", f"{net}, RSO")[:4]) for net in ("depth3", "depth5"))
+            ),
+        ),
         ("00_start_here", f"ended at {_last('mnist_evening', 'RSO')}"),
         ("08_against_sgd", f"RSO ended at {_last('updates_evening', 'RSO')}"),
         ("08_against_sgd", f"with mini-batches of 5000 and a good rate at most {_updates_to_90(5000)} updates"),
