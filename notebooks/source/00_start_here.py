@@ -186,10 +186,10 @@ rso.widgets.Quiz("00", 3)
 # * No gradient is computed. The price is three losses for every single weight.
 # * How far a guess typically goes matters, as the *learning rate* does in training with gradients. Lesson 03 is about it.
 #
-# **What the paper says.** With the larger network RSO gets 98.0 % of MNIST's test images right after 5 cycles, and 99.12 % after
-# 50. (Our own run, with mini-batches of 1000 where the paper has 5000, ended at 98.4 %.) Your network is much smaller, the pictures are different, and one test image more or less
-# is 0.3 percentage points here: the numbers cannot be compared directly. In all these runs, most of the gain comes in the first
-# cycles.
+# **What the paper says.** With the larger network RSO gets 98.0 % of MNIST's test images right after 5 cycles, and 99.12 %
+# after 50. (Our own run, with mini-batches of 1000 where the paper has 5000, ended at 98.4 %.) Your network is much smaller,
+# the pictures are different, and one test image more or less is 0.3 percentage points here: the numbers cannot be compared
+# directly. In all these runs, most of the gain comes in the first cycles.
 #
 # **Go on playing.**
 #

@@ -193,12 +193,12 @@ print(f"The weights moved by {share:.2f} of their first length;", rso.lessons.yo
 # That is not close. What the paper shows is that *few visits* are enough: each weight has had ten guesses, and the network
 # reads. Few steps need not be small ones.
 #
-# And from the wrong start? These runs were recorded, with a network of two convolutions, four cycles and three seeds (a **seed** is
-# the number that fixes all that a run draws by chance): with He's weights, with a tenth of them, and with ten times. Sigma_d is
-# measured on the weights as they come, so with ten times the weights the steps are ten times as long, too. A line is the mean over
-# the seeds, its band reaches from the lowest to the highest, and the axis does not always begin at 0. The line above the picture is the command that made it: you need not
-# run it. *(class)* means runs of minutes, on
-# digits; later there is *(evening)*, longer ones on MNIST or CIFAR-10.
+# And from the wrong start? These runs were recorded, with a network of two convolutions, four cycles and three seeds (a
+# **seed** is the number that fixes all that a run draws by chance): with He's weights, with a tenth of them, and with ten
+# times. Sigma_d is measured on the weights as they come, so with ten times the weights the steps are ten times as long, too. A
+# line is the mean over the seeds, its band reaches from the lowest to the highest, and the axis does not always begin at 0. The
+# line above the picture is the command that made it: you need not run it. *(class)* means runs of minutes, on digits; later
+# there is *(evening)*, longer ones on MNIST or CIFAR-10.
 
 # %%
 rso.widgets.Recorded("initialisation")
@@ -209,7 +209,8 @@ rso.widgets.Recorded("initialisation")
 # goes through all images in each of its twenty "cycles", and ends a little higher.
 
 # %% [markdown]
-# **The ledger.** The ten cycles above are those of lesson 00 once more, so the line is the same but for the time (if you changed nothing there):
+# **The ledger.** The ten cycles above are those of lesson 00 once more, so the line is the same but for the time (if you
+# changed nothing there):
 
 # %%
 rso.lessons.ledger("01", history)

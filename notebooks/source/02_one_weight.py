@@ -52,8 +52,9 @@ rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
 # %% [markdown]
 # With a small δ one of the two dots is nearly always lower: the one that the arrow points to. So two extra losses reveal the
 # *sign* of the slope. (Their difference even says roughly how steep it is. RSO makes no use of that: it only asks which is
-# lowest.) Near the bottom of the valley the arrow is short, and beyond it points back. With a large δ both dots may lie higher than w, one of them across the
-# valley, and the weight is kept, though the arrow still points downhill. How far to go, RSO leaves to chance and to sigma (lesson 03).
+# lowest.) Near the bottom of the valley the arrow is short, and beyond it points back. With a large δ both dots may lie higher
+# than w, one of them across the valley, and the weight is kept, though the arrow still points downhill. How far to go, RSO
+# leaves to chance and to sigma (lesson 03).
 
 # %% [markdown]
 # ## 2 · Exercise: evaluate, choose, apply (16 minutes)
@@ -111,8 +112,8 @@ def evaluate(loss, weights, index, delta):
 rso.lessons.check(evaluate)
 
 # %% [markdown]
-# **Choose. Difficulty: easy, 2 minutes.** You wrote it in lesson 00, copy it from there if you like: return the name of the candidate with the lowest loss;
-# where no change *lowers* the loss, `"keep"`.
+# **Choose. Difficulty: easy, 2 minutes.** You wrote it in lesson 00, copy it from there if you like: return the name of the
+# candidate with the lowest loss; where no change *lowers* the loss, `"keep"`.
 
 
 # %% nbgrader={"grade": false, "grade_id": "choose", "locked": false, "schema_version": 3, "solution": true}
@@ -205,11 +206,11 @@ rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go d
 # ## 5 · What share is kept, and what that tells (7 minutes)
 #
 # Below is a network to be watched while it trains, with mini-batches of 1000 images. On the left is its accuracy, on **held-out
-# images**: a sixth of the training images, on which it is not trained. (The test images wait. Who plays with settings and looks at
-# them would soon choose what suits just these.) In the middle
-# stands, for each of its two layers (`conv1` is the first, `fc` the last), the share of its weights that RSO *kept* when it last
-# went through them, because neither w - delta nor w + delta was better: the paper says about 10 %. On the right are the weights of its four
-# filters, violet where they are positive, orange where they are negative.
+# images**: a sixth of the training images, on which it is not trained. (The test images wait. Who plays with settings and looks
+# at them would soon choose what suits just these.) In the middle stands, for each of its two layers (`conv1` is the first, `fc`
+# the last), the share of its weights that RSO *kept* when it last went through them, because neither w - delta nor w + delta
+# was better: the paper says about 10 %. On the right are the weights of its four filters, violet where they are positive,
+# orange where they are negative.
 #
 # While the network becomes better, will it keep more of its weights, or fewer? Write your word down, run the cell after it and
 # press **Start**. (**Pause** lets it rest, and Start goes on.)
@@ -321,8 +322,9 @@ rso.widgets.Quiz("02", 3)
 #
 # **What the paper says.** On MNIST, with 5000 images for each weight, RSO gets 98.0 % after 5 cycles. It says of the opposite
 # direction, w - δ, that trying it often leads to a better choice. Here are recorded runs on *digits* (two convolutions, four
-# cycles each, the same 500 images for all weights of a neuron: lesson 05) with both directions, as in the paper, and with w + δ only, which takes two losses in
-# place of three: how much is the third worth? (What is called a difference, and when: lesson 04.)
+# cycles each, the same 500 images for all weights of a neuron: lesson 05) with both directions, as in the paper, and with w + δ
+# only, which takes two losses in place of three: how much is the third worth? (What is called a difference, and when: lesson
+# 04.)
 
 # %%
 rso.widgets.Recorded("proposals", ways=("the usual way", "w + δ only"))

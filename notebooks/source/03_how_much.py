@@ -38,10 +38,10 @@ data = rso.load("digits")
 # %% [markdown]
 # ## 1 · Play: how many, and how far? (5 minutes)
 #
-# A **proposal** is a change that is tried, a *guess* in lesson 00: RSO takes the loss with it, without it and with its opposite. Below are 60
-# proposals for the small network with random weights. The first slider sets how many weights a proposal moves, drawn at
-# random, the second how far each of them goes, in units of sigma_d. The histogram shows what the better of +δ and -δ does to
-# the loss: left of zero it helps. A proposal that does not help is turned down, and counts as a gain of 0.
+# A **proposal** is a change that is tried, a *guess* in lesson 00: RSO takes the loss with it, without it and with its
+# opposite. Below are 60 proposals for the small network with random weights. The first slider sets how many weights a proposal
+# moves, drawn at random, the second how far each of them goes, in units of sigma_d. The histogram shows what the better of +δ
+# and -δ does to the loss: left of zero it helps. A proposal that does not help is turned down, and counts as a gain of 0.
 #
 # 1. Move one weight, with a step of 1. How many of the proposals help, and what is the mean gain?
 # 2. Now move all 690, with the same step.
@@ -145,8 +145,9 @@ for n in (2, 10, 100, 690, 10000):
 # ## 4 · The race (9 minutes)
 #
 # RSO's three **levels**: a proposal moves one weight, all weights of one layer, or the whole network. A cycle is as many
-# proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one reads the most
-# held-out images (a sixth of the training images, on which none is trained) after two cycles? Write its name down, run the cell after it, and press **Start**.
+# proposals as there are weights, at every level, so all three have made the same number of evaluations. Which one reads the
+# most held-out images (a sixth of the training images, on which none is trained) after two cycles? Write its name down, run the
+# cell after it, and press **Start**.
 
 # %%
 prediction = ...  # <- your prediction: "weight", "layer" or "network"
@@ -207,11 +208,10 @@ rso.widgets.Recorded("levels")
 # %% [markdown]
 # ## 5 · Which changes to propose? (7 minutes)
 #
-# Three more questions about **sigma**, the spread of the proposals: it is sigma_d at first, and *annealed*, that is, made smaller from
-# cycle to cycle. Recorded runs answer them (digits, two convolutions, three seeds; the same 500 images for all
-# weights of a neuron: lesson 05). Guess each before
-# you run its cell. **Distribution:** the paper's Gaussian, *uniform* between -2 and 2 sigma, or a *template*, just one of -sigma, 0 and
-# sigma?
+# Three more questions about **sigma**, the spread of the proposals: it is sigma_d at first, and *annealed*, that is, made
+# smaller from cycle to cycle. Recorded runs answer them (digits, two convolutions, three seeds; the same 500 images for all
+# weights of a neuron: lesson 05). Guess each before you run its cell. **Distribution:** the paper's Gaussian, *uniform* between
+# -2 and 2 sigma, or a *template*, just one of -sigma, 0 and sigma?
 
 # %%
 rso.widgets.Recorded("proposals", ways=("the usual way", "uniform", "template"))
@@ -230,9 +230,10 @@ scales = ("the usual way", "10.0 sigma_d", "0.1 sigma_d", "0.1 sigma_d, 20 cycle
 rso.widgets.Recorded("proposals", ways=scales)
 
 # %% [markdown]
-# Gaussian or uniform hardly matters, the template ends about a point lower, and in four cycles annealing makes no difference. The
-# scale does: ten times sigma_d costs some points, a tenth of it does not get far in four cycles, and catches up in twenty. (Over twenty cycles it is annealed more slowly: that is why its first four differ.)
-# The paper, with 50 cycles, says that anything from 0.1 to 10 sigma_d ends within 0.15 points.
+# Gaussian or uniform hardly matters, the template ends about a point lower, and in four cycles annealing makes no difference.
+# The scale does: ten times sigma_d costs some points, a tenth of it does not get far in four cycles, and catches up in twenty.
+# (Over twenty cycles it is annealed more slowly: that is why its first four differ.) The paper, with 50 cycles, says that
+# anything from 0.1 to 10 sigma_d ends within 0.15 points.
 
 # %% [markdown]
 # ## 6 · Three questions (2 minutes)

@@ -124,8 +124,8 @@ rso.lessons.paired("order", first, "input first, output layer first", size="even
 rso.lessons.paired("order", first, "neuron first, input layer first", size="evening")
 
 # %% [markdown]
-# Both means are less than a point, and yet one difference is to be believed: *neuron first* is ahead of *input first* in all three seeds, by
-# about as much each time. With 360 images it could not be seen.
+# Both means are less than a point, and yet one difference is to be believed: *neuron first* is ahead of *input first* in all
+# three seeds, by about as much each time. With 360 images it could not be seen.
 
 # %% [markdown]
 # ## 5 · Your own seeds (4 minutes)

@@ -45,8 +45,8 @@ data = rso.load("digits")
 rso.widgets.Batches(data)
 
 # %% [markdown]
-# With 30 images about one judge in eight is wrong, from 90 on hardly any. Most changes in a search are smaller than this one, and then more images are needed. Small changes are what a search
-# consists of at the end.
+# With 30 images about one judge in eight is wrong, from 90 on hardly any. Most changes in a search are smaller than this one,
+# and then more images are needed. Small changes are what a search consists of at the end.
 
 # %% [markdown]
 # ## 2 · Exercise: how fast does the luck shrink? (6 minutes)
@@ -118,9 +118,9 @@ rso.lessons.promises(of_batch, of_all)
 # %% [markdown]
 # ## 4 · The table of the Julia notebook (7 minutes)
 #
-# A student, Heesoo Song, reimplemented RSO in Julia, another programming language, and trained this small network on MNIST, ten cycles
-# for each batch size. The table says what that took and reached. Below it we do the same on digits, live. Your prediction: 32
-# times the images take how many times the seconds here?
+# A student, Heesoo Song, reimplemented RSO in Julia, another programming language, and trained this small network on MNIST, ten
+# cycles for each batch size. The table says what that took and reached. Below it we do the same on digits, live. Your
+# prediction: 32 times the images take how many times the seconds here?
 #
 # | images in a mini-batch | 32 | 64 | 256 | 512 | 1024 |
 # |---|---|---|---|---|---|
@@ -139,10 +139,10 @@ for batch_size in (32, 64, 256, 512, 1024):
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
-# More images, more accuracy, as in Julia; but about twice the time, and not 32 times. The pictures are so small here that most of the time goes into
-# what every guess costs, however many images it has. (And the package computes only what one changed weight can change: lesson 06.)
-# In Julia the images are what costs: the last step, 512 to 1024, took 1.8 times as long and brought nothing. These are single
-# runs: a point or two may be luck.
+# More images, more accuracy, as in Julia; but about twice the time, and not 32 times. The pictures are so small here that most
+# of the time goes into what every guess costs, however many images it has. (And the package computes only what one changed
+# weight can change: lesson 06.) In Julia the images are what costs: the last step, 512 to 1024, took 1.8 times as long and
+# brought nothing. These are single runs: a point or two may be luck.
 #
 # And here is his table on MNIST itself, redone with this package and recorded:
 
@@ -176,8 +176,8 @@ ways = ("held for a weight", "held for a neuron", "held for a layer")
 rso.widgets.Recorded("batch", ways=ways)
 
 # %% [markdown]
-# With 500 images it does not show after four cycles: what differs lies within the spread over the seeds. (A test image is 0.28 percentage
-# points here.) So large mini-batches can be held for a neuron, which saves time. And small ones? Three seeds each:
+# With 500 images it does not show after four cycles: what differs lies within the spread over the seeds. (A test image is 0.28
+# percentage points here.) So large mini-batches can be held for a neuron, which saves time. And small ones? Three seeds each:
 
 # %%
 for hold in ("weight", "neuron", "layer"):

@@ -39,8 +39,9 @@ data = rso.load("digits")
 # ## 1 · Play: a network lights up (5 minutes)
 #
 # This is the paper's network: six convolutions, each of 16 output channels, and a linear layer, `fc`, with one output for each
-# digit. A **channel** is what one filter makes of a picture: a small picture itself. Each framed square is a channel, all are of
-# the same digit. One weight of one layer has been changed. What is grey is *exactly* as it was, what is coloured is not: the darker, the more.
+# digit. A **channel** is what one filter makes of a picture: a small picture itself. Each framed square is a channel, all are
+# of the same digit. One weight of one layer has been changed. What is grey is *exactly* as it was, what is coloured is not: the
+# darker, the more.
 #
 # The bars below are the **multiply-adds** that each layer takes until the new loss is known: products, each added to a sum. There
 # are three ways. *Plain* computes everything anew. *Cached* begins at the changed layer. *Incremental* computes only what
@@ -57,9 +58,9 @@ rso.widgets.Ripple(data)
 # **One weight touches one channel.** What lies before it cannot know of it. In its own layer a weight belongs to one filter,
 # and so to one output channel. The next layer mixes all channels, and from there on everything is new.
 #
-# Look at the scale of the bars: from one line to the next it is *a hundred times* as much. The blue bars are next to nothing in the
-# layer of the weight, small in the next one, and as high as the others behind that. So *incremental* goes from one product for a weight of
-# `fc` to about 100,000 for one of `conv1`.
+# Look at the scale of the bars: from one line to the next it is *a hundred times* as much. The blue bars are next to nothing in
+# the layer of the weight, small in the next one, and as high as the others behind that. So *incremental* goes from one product
+# for a weight of `fc` to about 100,000 for one of `conv1`.
 #
 # (Sometimes a change dies on the way: look at `conv6`, channel 7. The picture shows what comes before the **ReLU**, which sets to
 # zero what is negative. For this digit it does so with all of that channel, changed or not, and the answer stays.)
@@ -131,18 +132,18 @@ print(f"cached: {totals['plain'] / totals['cached']:.1f} times fewer;", rso.less
 print(f"incremental: {totals['plain'] / totals['incremental']:.1f} times fewer")
 
 # %% [markdown]
-# Each row is a change in another layer, the numbers are for one candidate and one image. The last row adds it up over all weights.
-# The paper says 3.0 for the cache: our count agrees. (It leaves out the batch norms, as we do here. `fc` has ten biases beside its 160
-# weights.)
+# Each row is a change in another layer, the numbers are for one candidate and one image. The last row adds it up over all
+# weights. The paper says 3.0 for the cache: our count agrees. (It leaves out the batch norms, as we do here. `fc` has ten
+# biases beside its 160 weights.)
 #
 # And the last column? For a change in `conv4`, the cache still computes all sixteen channels of `conv4`. But only one has changed.
 
 # %% [markdown]
 # ## 4 · Exercise: a change travels as a change (8 minutes)
 #
-# A convolution is a sum, and `weight[i, j, a, b]` stands in it in one place: it multiplies input channel `j`, shifted by `a` rows
-# and `b` columns, and goes into output channel `i`. If it grows by `delta`, that channel grows by `delta` times the shifted input. All
-# the rest stays. If the old output has been kept, the convolution need not be computed again.
+# A convolution is a sum, and `weight[i, j, a, b]` stands in it in one place: it multiplies input channel `j`, shifted by `a`
+# rows and `b` columns, and goes into output channel `i`. If it grows by `delta`, that channel grows by `delta` times the
+# shifted input. All the rest stays. If the old output has been kept, the convolution need not be computed again.
 #
 # **Difficulty: medium, 6 minutes.** `z` is what the convolution put out, of shape (images, outputs, height, width). `padded`
 # is its input with the margin of zeros, (images, inputs, height + 2, width + 2). Return what it puts out when `weight[index]`
@@ -209,8 +210,8 @@ rso.widgets.Cost((1, 28, 28))
 
 # %% [markdown]
 # *Cached* saves what lies before the searched layer: the deeper the network, the more that is. *Incremental* saves most of that
-# layer and of the next one, too: two layers, however deep the network is. More images cost more, in proportion, with any of the three. And held images help
-# *incremental* alone: only there the next weight can use what has been computed for the one before.
+# layer and of the next one, too: two layers, however deep the network is. More images cost more, in proportion, with any of the
+# three. And held images help *incremental* alone: only there the next weight can use what has been computed for the one before.
 #
 # That was counted. Now the clock: the same network on digits, with 250 images. A few weights of each layer are timed, and the
 # time of one is multiplied by the number of weights. With the images held for a neuron, *incremental* takes about 20 times fewer
@@ -239,8 +240,8 @@ print(rso.lessons.yours(prediction))
 rso.lessons.recorded_costs()
 
 # %% [markdown]
-# There *incremental* takes half the multiply-adds of *cached*, and is only a sixth faster. With few images, most of the time goes into
-# what each weight costs anyway.
+# There *incremental* takes half the multiply-adds of *cached*, and is only a sixth faster. With few images, most of the time
+# goes into what each weight costs anyway.
 #
 # **The ledger.** The run of lesson 00 once more, with the images held for a neuron: as many evaluations as there.
 
@@ -250,8 +251,8 @@ history = rso.fit(model, data, rso.RSO(cycles=10, batch_size=1000, batch_every="
 rso.lessons.ledger("06", history)
 
 # %% [markdown]
-# If you have done lesson 00, compare the multiply-adds: 5.5 billion there. That run was *incremental*, too: it is what the package takes by itself. All
-# the difference comes from the images that are held.
+# If you have done lesson 00, compare the multiply-adds: 5.5 billion there. That run was *incremental*, too: it is what the
+# package takes by itself. All the difference comes from the images that are held.
 
 # %%
 rso.lessons.beside_the_paper(history)
@@ -294,8 +295,8 @@ narrow, wide = (cost for weights, cost in counted["plain"][2:4])
 print(f"from 16 to 32 channels: {wide / narrow:.1f} times;", rso.lessons.yours(prediction))
 
 # %% [markdown]
-# Twice the channels on either side of a convolution are four times the weights. So there are four times as many weights to search, and
-# each candidate costs four times as much. **The cost of a cycle grows with the square of the number of weights.**
+# Twice the channels on either side of a convolution are four times the weights. So there are four times as many weights to
+# search, and each candidate costs four times as much. **The cost of a cycle grows with the square of the number of weights.**
 #
 # How long is that? First the speed of this machine, measured in forward passes of the paper's network, on one thread. The
 # level black lines say how far it gets in an hour, a day, a year.
@@ -318,8 +319,9 @@ for way, points in counted.items():
 # cost. To compute less moves a line down, but does not tilt it: 6 times fewer multiply-adds allow a network of about 2.5 times
 # the weights, the square root of 6.
 #
-# A gradient costs about as much as to run the images through the network three times (lesson 08), and tells the slopes of *all* weights. That is why networks of
-# millions of weights are trained with gradients. RSO is at home where they are few, or where there is no gradient.
+# A gradient costs about as much as to run the images through the network three times (lesson 08), and tells the slopes of *all*
+# weights. That is why networks of millions of weights are trained with gradients. RSO is at home where they are few, or where
+# there is no gradient.
 
 # %% [markdown]
 # ## 8 · Three questions (1 minute)

@@ -76,10 +76,10 @@ rso.plots.states()
 # In the two pictures on the right no worker needs what another one finds. So they can all work at the same time, on as many
 # cores as there are. The linear layer at the end is searched one by one, as in the paper.
 #
-# **Exercise. Difficulty: easy, 5 minutes.** Write the merge for neurons apart. `before` is the convolution's weight tensor before
-# the sweep, of shape (neurons, inputs, 3, 3). `found` is a list, with a tensor of the same shape for each neuron: `found[i]` is the
-# *whole* tensor as worker i has left it. Worker i has changed neuron i only; the rest in it is old. Return one new tensor in which every
-# neuron is as its own worker left it. Leave `before` and `found` as they are.
+# **Exercise. Difficulty: easy, 5 minutes.** Write the merge for neurons apart. `before` is the convolution's weight tensor
+# before the sweep, of shape (neurons, inputs, 3, 3). `found` is a list, with a tensor of the same shape for each neuron:
+# `found[i]` is the *whole* tensor as worker i has left it. Worker i has changed neuron i only; the rest in it is old. Return
+# one new tensor in which every neuron is as its own worker left it. Leave `before` and `found` as they are.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -188,7 +188,7 @@ rso.lessons.compare(prediction, history.cycles[-1].test_accuracy, "Neurons apart
 # %% [markdown]
 # As the tables promised. After the first cycle, with its large steps, weights apart reads no more than guessing does: the merged
 # moves have spoiled the network. But two cycles with one seed are an anecdote. Recorded: the same network, three seeds, 20 cycles,
-# in which sigma has time to shrink. (The axis begins at 80 %.)
+# in which sigma has time to shrink.
 
 # %%
 twenty = [f"{way}, 20 cycles" for way in ("one by one", "neurons apart", "weights apart")]
@@ -232,11 +232,12 @@ rso.widgets.Workers()
 # A layer has 16 neurons, and a neuron is not cut in two. Eight workers have two each. With 15 workers one of them still has two,
 # and the others wait for it.
 #
-# The exact way searches neuron after neuron, which took 22.9 s with one worker; with two it took 72.5 s: it was 3.2 times as slow. The paper's network has six batch
-# norms, each of which needs the mean over *all* images of the mini-batch: that makes 47,930 exchanges a cycle. Here each took
-# 1.3 milliseconds, waiting included. (Without any waiting, two processes exchange a few numbers in 0.6 milliseconds.) By the
-# model, two workers gain from it where an exchange takes less than 0.24 milliseconds (239 µs), or where the images are so many
-# or so large that the arithmetic in between takes longer. We have not measured such a case.
+# The exact way searches neuron after neuron, which took 22.9 s with one worker; with two it took 72.5 s: it was 3.2 times as
+# slow. The paper's network has six batch norms, each of which needs the mean over *all* images of the mini-batch: that makes
+# 47,930 exchanges a cycle. Here each took 1.3 milliseconds, waiting included. (Without any waiting, two processes exchange a
+# few numbers in 0.6 milliseconds.) By the model, two workers gain from it where an exchange takes less than 0.24 milliseconds
+# (239 µs), or where the images are so many or so large that the arithmetic in between takes longer. We have not measured such a
+# case.
 
 # %% [markdown]
 # ## 6 · Really: two processes (3 minutes)

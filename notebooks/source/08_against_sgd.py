@@ -70,17 +70,17 @@ race.finish()
 #
 # Is it right to count the network level so? One could say that *each* of its proposals is an update, for it moves all weights:
 # then a cycle has 690 of them, and its curve begins farther to the right than SGD's. Even what *one* is, somebody has to
-# choose. (That this level is even ahead of RSO's usual one, by updates and evaluations, is no surprise on so short a run: lesson 03. By
-# multiply-adds it is far behind.)
+# choose. (That this level is even ahead of RSO's usual one, by updates and evaluations, is no surprise on so short a run:
+# lesson 03. By multiply-adds it is far behind.)
 
 # %% [markdown]
 # ## 2 · Exercise: a step of SGD (8 minutes)
 #
-# Lesson 02 drew the gradient as an arrow: it tells the slope along each weight. How does one get it? Images go through
-# the network layer by layer, up to the loss: the **forward pass**. **Backpropagation** takes the same way back. Layer by layer it
-# passes on how much the loss changes with each number (calculus calls it the chain rule). At every layer that takes two products in place of
-# one: for the slopes of the layer's weights, and for what is passed on. So the way there and back takes about three times the
-# multiply-adds of the loss alone, and brings the slopes of *all* weights at once.
+# Lesson 02 drew the gradient as an arrow: it tells the slope along each weight. How does one get it? Images go through the
+# network layer by layer, up to the loss: the **forward pass**. **Backpropagation** takes the same way back. Layer by layer it
+# passes on how much the loss changes with each number (calculus calls it the chain rule). At every layer that takes two
+# products in place of one: for the slopes of the layer's weights, and for what is passed on. So the way there and back takes
+# about three times the multiply-adds of the loss alone, and brings the slopes of *all* weights at once.
 
 # %%
 model = rso.models.build("one_conv", data)
@@ -160,18 +160,18 @@ rso.lessons.descend_with(sgd_step, data)
 rso.widgets.Grid()
 
 # %% [markdown]
-# On digits half of the grid is no better than guessing: with a rate that is too large the loss jumps about, and in the end
-# the network says the same digit to everything. And which setting is the best depends on what is counted, here too: by
-# updates it is a larger mini-batch than by accuracy. (SGD is tested after each epoch only, so its updates are rough: on MNIST
-# 200 means at the first test.) The paper searched by updates, and on MNIST found mini-batches of 5000 and a rate of 0.5 the best; that
+# On digits half of the grid is no better than guessing: with a rate that is too large the loss jumps about, and in the end the
+# network says the same digit to everything. And which setting is the best depends on what is counted, here too: by updates it
+# is a larger mini-batch than by accuracy. (SGD is tested after each epoch only, so its updates are rough: on MNIST 200 means at
+# the first test.) The paper searched by updates, and on MNIST found mini-batches of 5000 and a rate of 0.5 the best; that
 # stands above each grid. By updates our best is 5000, too, but with a rate of 0.1: for our network 0.5 is too much there.
 #
-# **The search is part of the bill.** On digits it was 60 runs (20 settings, three seeds), 11,700 steps and 100 seconds, to find settings for runs of a
-# few seconds. RSO has settings as well. Its sigma comes with the weights, and lesson 03 showed how forgiving it is; but
-# mini-batch and cycles had to be chosen here, too.
+# **The search is part of the bill.** On digits it was 60 runs (20 settings, three seeds), 11,700 steps and 100 seconds, to find
+# settings for runs of a few seconds. RSO has settings as well. Its sigma comes with the weights, and lesson 03 showed how
+# forgiving it is; but mini-batch and cycles had to be chosen here, too.
 #
-# Now both, with the network of two convolutions: RSO as in our experiments, SGD with the setting that has the best accuracy in the grid. To read 90 %
-# of the test images, how many times as many *evaluations* as SGD will RSO need? Write down a factor.
+# Now both, with the network of two convolutions: RSO as in our experiments, SGD with the setting that has the best accuracy in
+# the grid. To read 90 % of the test images, how many times as many *evaluations* as SGD will RSO need? Write down a factor.
 
 # %%
 prediction = ...  # <- your prediction: 1 is as many, 10 is ten times as many, ...
@@ -214,9 +214,9 @@ verdict = {
 }
 
 # %% [markdown]
-# **The paper's** (Figure 3 and §4.5): RSO updates all weights 50 times to read 99.12 % of MNIST's test images, SGD needs up
-# to 600 updates for that (of 5000 images each, so 50 epochs). In the figure's caption it adds that RSO's are much more expensive: 12 minutes a cycle, where an
-# epoch of SGD takes 10 seconds.
+# **The paper's** (Figure 3 and §4.5): RSO updates all weights 50 times to read 99.12 % of MNIST's test images, SGD needs up to
+# 600 updates for that (of 5000 images each, so 50 epochs). In the figure's caption it adds that RSO's are much more expensive:
+# 12 minutes a cycle, where an epoch of SGD takes 10 seconds.
 #
 # So the paper's own two runs, on all four axes. The multiply-adds are ours, counted for its network, its 5000 images and its
 # way to save work, which keeps what enters a layer (lesson 06):
@@ -275,9 +275,9 @@ print("SGD: 1 loss of 50 images, and the way back, in one update")
 #
 # <details><summary>One answer</summary>
 #
-# For whoever pays for *changing* a weight and not for reading it: some memories wear out or take long when they are written to, and
-# chips that compute inside such a memory have that problem. (To *try* a weight must not count as writing, then: RSO tries three values
-# of each.)
+# For whoever pays for *changing* a weight and not for reading it: some memories wear out or take long when they are written to,
+# and chips that compute inside such a memory have that problem. (To *try* a weight must not count as writing, then: RSO tries
+# three values of each.)
 #
 # Another axis is memory: for the way back SGD keeps what every layer has put out, RSO needs no way back. (The kit's
 # evaluators keep a lot all the same, to save time.)
@@ -299,12 +299,13 @@ rso.widgets.Quiz("08", 3)
 # %% [markdown]
 # ## 7 · What you take home (1 minute)
 #
-# * **Who is ahead depends on what you count.** By updates of all weights RSO is ahead, by evaluations, multiply-adds and seconds SGD is.
+# * **Who is ahead depends on what you count.** By updates of all weights RSO is ahead, by evaluations, multiply-adds and
+#   seconds SGD is.
 # * A gradient costs about three forward passes, for all weights together. RSO pays three for every single one.
 # * Settings have a price: what it took to find them is part of the bill.
 #
-# **What the paper says.** 50 updates of all weights against up to 600, for 99.12 % on MNIST. On digits the same method is ahead on this axis: 2 against
-# about 100 to read 90 %, where SGD is tuned for accuracy. Tuned for few updates it needs about 60 (on held-out images). So RSO stays ahead
-# on this axis, and on this one only.
+# **What the paper says.** 50 updates of all weights against up to 600, for 99.12 % on MNIST. On digits the same method is ahead
+# on this axis: 2 against about 100 to read 90 %, where SGD is tuned for accuracy. Tuned for few updates it needs about 60 (on
+# held-out images). So RSO stays ahead on this axis, and on this one only.
 #
 # **The question for the next lesson.** All this was small networks and grey digits. What about deeper ones, and colour?

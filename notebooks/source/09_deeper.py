@@ -57,9 +57,9 @@ rso.widgets.Bill()
 # From seconds to years, in four controls. The last way saves most, but it does not give the paper's run: it keeps one
 # mini-batch for all weights of a neuron.
 #
-# The bill is *counted*: the multiply-adds of all losses, divided by the multiply-adds a second of a recorded run of
-# Depth-10. What is not counted (reading the pictures, the statistics of the batch norms) comes on top, and so does other
-# work on the machine. For a small network that is many times the bill itself: for *depth3* the bill says 23 seconds, and the run took 16
+# The bill is *counted*: the multiply-adds of all losses, divided by the multiply-adds a second of a recorded run of Depth-10.
+# What is not counted (reading the pictures, the statistics of the batch norms) comes on top, and so does other work on the
+# machine. For a small network that is many times the bill itself: for *depth3* the bill says 23 seconds, and the run took 16
 # minutes.
 
 # %% [markdown]
@@ -189,12 +189,12 @@ ways = ("depth3, RSO", "depth5, RSO", "depth10, RSO")
 rso.widgets.Recorded("depth", ways=ways)
 
 # %% [markdown]
-# Against *cycle*, the deeper of these three is ahead, and by a lot: about 50, 92 and 96 % of the digits after two. The paper says
-# the same of CIFAR-10: accuracy grows with depth. (On digits it is not depth alone. Depth-3 sees of each picture only the means of
-# 16 channels: enough for SGD, section 5, but RSO does not get there in two cycles. The network of lesson 08 has three layers, too, but
-# keeps the places, and reads over 90 % after two cycles.) And these are not the same cycles. Against *evaluations* the points of each network
-# lie to the right of the one before it: a cycle of Depth-10 has as many guesses as 19 of Depth-3 (as 17 in colour). What
-# Depth-3 would reach with as many was not recorded.
+# Against *cycle*, the deeper of these three is ahead, and by a lot: about 50, 92 and 96 % of the digits after two. The paper
+# says the same of CIFAR-10: accuracy grows with depth. (On digits it is not depth alone. Depth-3 sees of each picture only the
+# means of 16 channels: enough for SGD, section 5, but RSO does not get there in two cycles. The network of lesson 08 has three
+# layers, too, but keeps the places, and reads over 90 % after two cycles.) And these are not the same cycles. Against
+# *evaluations* the points of each network lie to the right of the one before it: a cycle of Depth-10 has as many guesses as 19
+# of Depth-3 (as 17 in colour). What Depth-3 would reach with as many was not recorded.
 
 # %% [markdown]
 # ## 5 · Accuracy against days (6 minutes)
@@ -227,13 +227,13 @@ rso.lessons.depth_results()
 # bill grow together:** who wants to go up with RSO has to go to the right, and the axis is logarithmic. The star and the x are the
 # same run of the paper: once as long as it took there, once as the bill of section 1 has it.
 #
-# RSO's runs take fewer multiply-adds than SGD's here only because they stop after five cycles, at 28 and 32 %. And each weight has its
-# fixed price, which the multiply-adds do not show (lesson 06).
+# RSO's runs take fewer multiply-adds than SGD's here only because they stop after five cycles, at 28 and 32 %. And each weight
+# has its fixed price, which the multiply-adds do not show (lesson 06).
 #
-# Be careful with our own part of it. It is one seed; other work ran on the machine meanwhile, so the times are too long (depth5's second
-# cycle took ten times as long as its third); SGD's
-# settings are those that were best on MNIST; RSO's mini-batches are a twentieth of the paper's; and a few cycles are no 300.
-# The paper's text gives no accuracy on CIFAR-10 for so few cycles, so nothing here contradicts it, and nothing proves it.
+# Be careful with our own part of it. It is one seed; other work ran on the machine meanwhile, so the times are too long
+# (depth5's second cycle took ten times as long as its third); SGD's settings are those that were best on MNIST; RSO's
+# mini-batches are a twentieth of the paper's; and a few cycles are no 300. The paper's text gives no accuracy on CIFAR-10 for
+# so few cycles, so nothing here contradicts it, and nothing proves it.
 #
 # The same on digits, where all runs are complete:
 
@@ -292,8 +292,8 @@ rso.widgets.Quiz("09", 3)
 # %% [markdown]
 # ## 8 · What you take home (1 minute)
 #
-# * **Deeper networks read better, and cost far more to train.** The bill of a cycle is a product: three losses, times weights, times what a
-#   picture costs, times images. Depth makes two of these factors grow.
+# * **Deeper networks read better, and cost far more to train.** The bill of a cycle is a product: three losses, times weights,
+#   times what a picture costs, times images. Depth makes two of these factors grow.
 # * At equal cycles the deeper of the three networks was ahead; at equal guesses it was not, in our short run.
 # * A bill can be counted before one begins. Count it.
 #

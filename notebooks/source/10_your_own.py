@@ -314,9 +314,9 @@ for name, loss in {"more cross-entropy": F.cross_entropy, "the rule": cost}.item
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
-# Compared with five more cycles of cross-entropy it makes *more* mistakes, and all of them together cost half as much: in doubt it now says the larger digit. It got
-# what it was asked for. Cross-entropy came first for a reason: the rule alone, on random weights, is a coarse staircase. That is
-# the next section.
+# Compared with five more cycles of cross-entropy it makes *more* mistakes, and all of them together cost half as much: in doubt
+# it now says the larger digit. It got what it was asked for. Cross-entropy came first for a reason: the rule alone, on random
+# weights, is a coarse staircase. That is the next section.
 
 # %% [markdown]
 # ## 7 · When even the dots are blind (6 minutes)
@@ -352,8 +352,9 @@ toy = rso.models.build("one_conv", few)
 rso.widgets.Microscope(toy, few, "conv1.weight", (3, 0, 1, 0), points=401, loss=error)
 
 # %% [markdown]
-# A staircase once more, and now a coarse one: only a δ of about 1.2 finds a lower stair. A change counts only if some *answer* turns. Many turn none. All three losses are
-# equal then, a **tie**, and a tie keeps the weight: a change that gains nothing is not made. How often is that so?
+# A staircase once more, and now a coarse one: only a δ of about 1.2 finds a lower stair. A change counts only if some *answer*
+# turns. Many turn none. All three losses are equal then, a **tie**, and a tie keeps the weight: a change that gains nothing is
+# not made. How often is that so?
 
 # %%
 cases = {
@@ -397,14 +398,14 @@ rso.widgets.Quiz("10", 3)
 #
 # **What the paper says.** It trains with cross-entropy throughout, and its networks have gradients everywhere: 99.12 % on MNIST
 # after 50 cycles, 81.8 % on CIFAR-10 after 300, SGD slightly better there (82.94 %). It does not try steps, coarse weights or
-# rules: the figures of this lesson are ours, single runs on digits. It hopes that search can be made faster, and holds it possible that other
-# architectures will then be found than those that suit gradients.
+# rules: the figures of this lesson are ours, single runs on digits. It hopes that search can be made faster, and holds it
+# possible that other architectures will then be found than those that suit gradients.
 #
-# **Looking back.** In lesson 00 you moved one weight with a slider, and kept the best of three dots. That was all of it. Everything
-# since then was a question about these three dots: from where they start (01), that they know the slope's sign (02), how far apart they
-# are (03), whose turn it is (04), which images judge them (05), what they cost (06), what happens when many are moved at the same time
-# (07), how far one gets with them, compared with the slope itself (08, 09). And now: what they see when there is no slope at
-# all. The picture is still the same. You can read it on any staircase.
+# **Looking back.** In lesson 00 you moved one weight with a slider, and kept the best of three dots. That was all of it.
+# Everything since then was a question about these three dots: from where they start (01), that they know the slope's sign (02),
+# how far apart they are (03), whose turn it is (04), which images judge them (05), what they cost (06), what happens when many
+# are moved at the same time (07), how far one gets with them, compared with the slope itself (08, 09). And now: what they see
+# when there is no slope at all. The picture is still the same. You can read it on any staircase.
 #
 # **Where to go on.**
 #
