@@ -126,6 +126,12 @@ LEVELS = [
     [
         ("03_how_much", f"first cycle they read {LEVELS[0]}, after"),
         ("03_how_much", f"after the second {LEVELS[1]}, with the same number of evaluations"),
+        (
+            "09_deeper",
+            "RSO reads {}, {} and {} with".format(
+                *(_last("depth_evening", f"{net}, RSO", 2) for net in ("depth3", "depth5", "depth10"))
+            ),
+        ),
         ("09_deeper", f"the run took {_run('depth_evening', 'depth3, RSO')['seconds'] / 60:.0f} minutes"),
         (
             "09_deeper",
