@@ -75,6 +75,11 @@ def test_the_tables_of_the_docs_are_the_recorded_ones():
     exchange = 1000 * (seconds[None, 2] - seconds[None, 1] / 2) / 47_930
     assert f"= {exchange:.1f} milliseconds" in text
     assert f"from {2 * 6 * exchange:.0f} milliseconds a weight on" in text
+    evaluators = json.loads((ROOT / "results" / "evaluators.json").read_text("utf-8"))["models"]["paper_cnn"]
+    minutes = {column: f"{seconds / 60:.0f}" for column, seconds in evaluators["cycle_seconds"].items()}
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert "{incremental} minutes, where the activation cache of the paper takes {cached}".format(**minutes) in readme
+    assert "forward passes {tuned} tuned, and {plain} as one writes them".format(**minutes) in readme
     text = (ROOT / "docs" / "classroom.md").read_text("utf-8")
     for row in json.loads((ROOT / "results" / "learners.json").read_text("utf-8"))["learners"]:
         figures = f"{row['seconds']:.0f} s | {row['slowest_cell']:.0f} s | {row['megabytes']:.0f} MB"
