@@ -144,6 +144,10 @@ SMALLER = "Mini-batches of 1000, a fifth of the paper's, and one held for a neur
 CLASHES = "Moves of one layer, each right by itself, can clash when they are merged, the more the larger they are."
 
 
+def _name_of(size: Size, experiment: str) -> str:
+    return next(name for name, other in EXPERIMENTS[experiment].sizes.items() if other == size)
+
+
 def _mnist(size: Size) -> Ways:
     return {"RSO": Way(size.rso)}
 
@@ -198,7 +202,7 @@ def _longer(ways: Ways, *labels: str) -> Ways:
     return longer
 
 
-BATCH_SIZES = (32, 100, 250, 1000)
+BATCH_SIZES = {"class": (32, 100, 250, 1000), "evening": (32, 100, 5000)}
 
 
 def _batch(size: Size) -> Ways:
@@ -206,7 +210,7 @@ def _batch(size: Size) -> Ways:
     growing = replace(base, batch_growth=2.0, batch_size=base.batch_size * base.cycles // (2**base.cycles - 1))
     return {
         "held for a neuron": Way(base),
-        **{f"batch {number}": Way(replace(base, batch_size=number)) for number in BATCH_SIZES},
+        **{f"batch {number}": Way(replace(base, batch_size=number)) for number in BATCH_SIZES[_name_of(size, "batch")]},
         "held for a weight": Way(replace(base, batch_every="weight")),
         "held for a layer": Way(replace(base, batch_every="layer")),
         "doubled each cycle": Way(growing),
@@ -255,10 +259,9 @@ RATES = (0.01, 0.1, 0.5, 1.0, 5.0)
 
 
 def _grid(size: Size) -> Ways:
-    batch_sizes = next(sizes for name, sizes in GRID.items() if EXPERIMENTS["grid"].sizes[name] == size)
     return {
         f"batch {number}, rate {rate}": Way(replace(size.sgd, batch_size=number, learning_rate=rate))
-        for number in batch_sizes
+        for number in GRID[_name_of(size, "grid")]
         for rate in RATES
     }
 
@@ -391,8 +394,14 @@ EXPERIMENTS = {
             Claim(
                 "How large a mini-batch?",
                 "5000 (§4.1)",
-                labels=(*(f"batch {number}" for number in BATCH_SIZES), "held for a neuron"),
-                remarks={"class": "All of them are held for a neuron; the last has 500 images."},
+                labels=(
+                    *(f"batch {number}" for number in sorted({*BATCH_SIZES["class"], *BATCH_SIZES["evening"]})),
+                    "held for a neuron",
+                ),
+                remarks={
+                    "class": "All of them are held for a neuron; the last has 500 images.",
+                    "evening": "All of them are held for a neuron; the last has 1000 images.",
+                },
             ),
             Claim(
                 "How long is it held?",
@@ -412,7 +421,7 @@ EXPERIMENTS = {
                 labels=("held for a neuron", "doubled each cycle"),
             ),
         ),
-        {"class": CLASS},
+        {"class": CLASS, "evening": EVENING},
     ),
     "julia": Experiment(
         "The table of the Julia notebook, redone",

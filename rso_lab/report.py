@@ -34,9 +34,9 @@ def _rows(folder: Path) -> list[tuple[str, Claim, str]]:
         experiment = EXPERIMENTS[name]
         ways = experiment.ways(experiment.sizes[size])
         for claim in experiment.claims:
-            labels = claim.labels or tuple(result["settings"]["ways"])
+            labels = [label for label in claim.labels or ways if label in ways]
             if claim.best_only:
-                labels = (best(result),)
+                labels = [best(result)]
             found = {label: text for label in labels if (text := _summary(result, label, ways[label], claim.measure))}
             if not found:
                 continue
