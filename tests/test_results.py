@@ -132,6 +132,12 @@ LEVELS = [
         ("03_how_much", f"first cycle they read {LEVELS[0]}, after"),
         ("03_how_much", f"after the second {LEVELS[1]}, with the same number of evaluations"),
         (
+            "05_batches",
+            "5000 images read {}, {}, {} and {}.".format(
+                *(_last("batch_evening", way) for way in ("batch 32", "batch 100", "held for a neuron", "batch 5000"))
+            ),
+        ),
+        (
             "09_deeper",
             "RSO reads {}, {} and {} with".format(
                 *(_last("depth_evening", f"{net}, RSO", 2) for net in ("depth3", "depth5", "depth10"))

@@ -212,7 +212,8 @@ rso.widgets.Quiz("05", 3)
 # * Losses of different mini-batches are never compared.
 #
 # **What the paper says.** It uses 5000 images for each weight, a new draw each time, and does not try others. In Julia and
-# here, more images read better, with less and less gain.
+# here, more images read better, with less and less gain. Recorded on MNIST (two convolutions, five cycles, one seed): 32, 100,
+# 1000 and 5000 images read 78.7 %, 88.8 %, 94.3 % and 97.0 %.
 #
 # **The question for the next lesson.** What does all this cost, and how can it be made cheaper without changing a single
 # decision?

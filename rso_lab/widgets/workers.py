@@ -20,7 +20,7 @@ class Clash(Pictured):
         self.data = data
         self.surfaces: dict[str, tuple[TwoWeights, np.ndarray]] = {}
         self.places = np.linspace(-3.2, 3.2, 25)
-        self.figure = Figure(figsize=(7, 2.7), layout="constrained")
+        self.figure = Figure(figsize=(7, 3.6), layout="constrained")
         self.axes = self.figure.subplots()
         self.pair = ipw.Dropdown(options=list(PAIRS), description="pair")
         self.size = ipw.FloatSlider(1, min=0.1, max=2.5, step=0.1, description="size", readout_format=".1f")
