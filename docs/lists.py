@@ -26,7 +26,7 @@ class Lesson(NamedTuple):
     name: str
     minutes: int
     builds_on: str
-    optional: str  # the section that is not in the minutes, and how many more it takes
+    optional: str  # the sections that are not in the minutes, and how many more they take
     skipped: str  # where time is short, and the minutes that this saves
     message: str  # the one thing to go home with
 
@@ -38,7 +38,7 @@ class Lesson(NamedTuple):
         number, name = re.search(r"^# (\d\d) · (.+?)(?::|$)", text, re.MULTILINE).groups()
         minutes, builds_on = re.search(r"^\*\*(\d+) minutes\b[^*]*· (builds on [^*.]+)", text, re.MULTILINE).groups()
         sections = dict(re.findall(r"^## (\d+) · .*?\((\d+) minutes?\)$", text, re.MULTILINE))
-        optional = re.search(r"Section (\d) \((\d+) minutes more\) can\s+be\s+left\s+out", text)
+        optional = re.search(r"Sections? ([\d and]+) \((\d+) minutes more\) can\s+be\s+left\s+out", text)
         skipped = re.search(r"Short\s+of\s+time\?\s+(?:Skip|Leave\s+out)\s+(?:section (\d)|([^.]+))\.", text)
         message = re.search(r"^## \d+ · What you take home.*?\*\*(.+?)[.:,]?\*\*", text, re.MULTILINE | re.DOTALL)
         return cls(
@@ -72,7 +72,7 @@ def for_teachers(lesson: Lesson) -> str:
 TABLES = {
     "README.md": ("lesson | minutes | the one thing to go home with", for_readers),
     "docs/teachers.md": (
-        "lesson | minutes | builds on | optional section, not in the minutes | short of time: skip section",
+        "lesson | minutes | builds on | optional sections, not in the minutes | short of time: skip section",
         for_teachers,
     ),
 }

@@ -13,8 +13,7 @@
 # %% [markdown]
 # # 02 · One weight at a time: three losses, and what they tell
 #
-# **40 minutes · builds on 00 and 01.** Section 5 (7 minutes more) can be left out.
-# Short of time? Skip section 6.
+# **37 minutes · builds on 00 and 01.** Sections 5 and 6 (16 minutes more) can be left out.
 #
 # Lesson 01 ended with a question: what do three losses say about the slope, and what happens when they come from different
 # images? After this lesson you can
@@ -57,7 +56,7 @@ rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
 # leaves to chance and to sigma (lesson 03).
 
 # %% [markdown]
-# ## 2 · Exercise: evaluate, choose, apply (16 minutes)
+# ## 2 · Exercise: evaluate, choose, apply (20 minutes)
 #
 # For one weight after another RSO does four things:
 #
@@ -71,7 +70,7 @@ rso.widgets.Microscope(toy, data, "conv1.weight", (3, 0, 1, 0), gradient=True)
 # You write all but the first. `weights` is a tensor with all weights of a layer, `index` says which one it is, and
 # `loss()` is a function that runs the network *with the weights as they are at that moment*.
 #
-# **Evaluate. Difficulty: medium, 6 minutes.** Return three losses: at w - delta, w and w + delta, in this order. Afterwards
+# **Evaluate. Difficulty: medium, 9 minutes.** Return three losses: at w - delta, w and w + delta, in this order. Afterwards
 # the weight must be exactly what it was.
 #
 # <details><summary>Help, I get an error</summary>
@@ -258,7 +257,7 @@ rso.lessons.beside_the_paper(history)
 # *all* images.
 
 # %% [markdown]
-# ## 6 · Three classic bugs (7 minutes)
+# ## 6 · Three classic bugs (9 minutes)
 #
 # For comparison, first a right `evaluate`, the package's solution of section 2, over one cycle with mini-batches of 100
 # images:

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 06 · What it costs: one weight touches one channel
 #
-# **38 minutes · builds on 00 to 02, and on the order of the layers in 04.** Section 6 (4 minutes more) can be left out.
+# **38 minutes · builds on 00 to 02, and on the order of the layers in 04.** Sections 6 and 7 (7 minutes more) can be left out.
 # Short of time? Skip section 4.
 #
 # Lesson 05 ended with a question: what does all this cost, and how can it be made cheaper without changing a single decision?
@@ -110,7 +110,7 @@ rso.lessons.count_network(multiply_adds)
 # its images are four times as high and four times as wide. The pooling in between makes them smaller.
 
 # %% [markdown]
-# ## 3 · Remember what rests (5 minutes)
+# ## 3 · Remember what rests (6 minutes)
 #
 # Three million multiply-adds for one image: but a loss takes 5000 images, a weight three losses, and there are 11,834 weights
 # (the ten biases of `fc` among them; the batch norms, which lesson 00 counted in, are left out here). Can some of it be spared?
@@ -139,13 +139,13 @@ print(f"incremental: {totals['plain'] / totals['incremental']:.1f} times fewer")
 # And the last column? For a change in `conv4`, the cache still computes all sixteen channels of `conv4`. But only one has changed.
 
 # %% [markdown]
-# ## 4 · Exercise: a change travels as a change (8 minutes)
+# ## 4 · Exercise: a change travels as a change (10 minutes)
 #
 # A convolution is a sum, and `weight[i, j, a, b]` stands in it in one place: it multiplies input channel `j`, shifted by `a`
 # rows and `b` columns, and goes into output channel `i`. If it grows by `delta`, that channel grows by `delta` times the
 # shifted input. All the rest stays. If the old output has been kept, the convolution need not be computed again.
 #
-# **Difficulty: medium, 6 minutes.** `z` is what the convolution put out, of shape (images, outputs, height, width). `padded`
+# **Difficulty: medium, 8 minutes.** `z` is what the convolution put out, of shape (images, outputs, height, width). `padded`
 # is its input with the margin of zeros, (images, inputs, height + 2, width + 2). Return what it puts out when `weight[index]`
 # has grown by `delta`. Leave `z` as it is: the other candidate, w - delta, needs it, too.
 #
