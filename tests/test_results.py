@@ -173,3 +173,21 @@ def test_what_remarks_quote_is_recorded():
     kept = [100 * rso.experiments.KEPT.of(run) for run in runs]
     assert f"with a new mini-batch for each weight, it is {min(kept):.0f} to {max(kept):.0f} %" in said
     assert f"with batches of 5000, {_updates_to_90(5000)} are enough" in said
+
+
+def test_the_figures_for_a_teachers_talk_are_recorded():
+    spent = rso.lessons.spent_to(rso.lessons.recorded("updates", "class"), 0.9)
+    guide = " ".join((ROOT / "docs" / "teachers.md").read_text("utf-8").split())
+    by_rso, by_sgd = spent["RSO"], spent["SGD"]
+    assert f"updates all weights {by_rso['updates']:.0f} times, SGD {by_sgd['updates']:.0f} times" in guide
+    slower = by_rso["seconds"] / by_sgd["seconds"]
+    assert f"takes RSO {by_rso['evaluations']:,.0f} losses and {slower:.0f} times the seconds" in guide
+
+
+def test_when_a_peer_was_looked_at_is_recorded():
+    first, *_ = (
+        point
+        for point in json.loads((ROOT / "results" / "peers.json").read_text("utf-8"))["methods"]["rso"]["curve"]
+        if point["mark"] == 30
+    )
+    assert f"for the first time after {first['seconds']:.0f} seconds" in (ROOT / "README.md").read_text("utf-8")
