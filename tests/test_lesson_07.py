@@ -53,6 +53,10 @@ MISTAKES = {
     "mean of a stack": (lambda before, found: torch.stack(found).mean(0), "You take the mean"),
     "sum": (lambda before, found: sum(found), "You add up whole tensors"),
     "added": (lambda before, found: before + sum(found), "add whole tensors to the old weights"),
+    "added to the old": (
+        lambda before, found: torch.stack([old + found[i][i] for i, old in enumerate(before)]),
+        "= in place of +=",
+    ),
     "last": (lambda before, found: found[-1], "what the last worker has"),
     "first": (lambda before, found: found[0], "what the first worker has"),
     "old": (lambda before, found: before.clone(), "before the sweep"),

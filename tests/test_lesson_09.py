@@ -19,6 +19,7 @@ def days(weights, picture, images, cycles, speed):
 MISTAKES = {
     "seconds": (lambda *plan: days(*plan) * 86400, "Those are seconds."),
     "minutes": (lambda *plan: days(*plan) * 1440, "Those are minutes."),
+    "one 60": (lambda *plan: days(*plan) * 60, "One 60 is missing"),
     "hours": (lambda *plan: days(*plan) * 24, "Those are hours."),
     "24 for a day": (lambda *plan: days(*plan) * 86400 / 24, "not 24"),
     "multiplied": (lambda *plan: days(*plan) * 86400**2, "do not multiply"),

@@ -1,7 +1,9 @@
 """Checks of answers: solutions pass, stubs and each named mistake do not."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -488,3 +490,19 @@ def test_the_more_weights_move_the_less_each_may(digits):
 def test_promises_are_means(capsys):
     lessons.promises([-0.5, -0.25], [0.5, -0.25])
     assert capsys.readouterr().out == "promised by the mini-batch: -0.3750 a change; for all images it was +0.1250\n"
+
+
+def test_a_difference_is_believed_well_above_its_spread(capsys):
+    first = "neuron first, output layer first"
+    pairs = {
+        "a difference": ("proposals", "the usual way", "w + δ only", "class"),
+        "perhaps a difference: more seeds would tell": ("order", first, "neuron first, input layer first", "evening"),
+        "no difference to speak of": ("order", first, "neuron first, input layer first", "class"),
+    }
+    for verdict, (name, one, other, size) in pairs.items():
+        lessons.paired(name, one, other, size)
+        said = capsys.readouterr().out
+        leads = [float(lead) for lead in re.findall(r"[+-]\d+\.\d", said)[:3]]
+        beyond = float(abs(np.mean(leads)) / np.std(leads, ddof=1))
+        assert said.strip().endswith(f": {verdict}")
+        assert (beyond > 1) + (beyond > 2.5) == 2 - list(pairs).index(verdict)
