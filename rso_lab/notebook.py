@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import html
 import io
 import signal
@@ -180,6 +181,7 @@ class Live(Pictured):
         Live.latest = self
         self.working = self.working or self.work()
         self.state, self.interrupted = "running", False
+        gc.freeze()  # a collection that goes through all that torch and matplotlib have made keeps a click waiting
         self._enable()
         if self.task is None or self.task.done():
             with contextlib.suppress(RuntimeError):  # no notebook
@@ -191,6 +193,7 @@ class Live(Pictured):
         if self.state == "running":
             self.state = "paused"
             self._enable()  # the answer to the click, before the picture
+            gc.unfreeze()
             self.settle()
             self.show()
 
@@ -286,6 +289,7 @@ class Live(Pictured):
         self.working.close()
         self.settle()
         self._enable()
+        gc.unfreeze()
 
     def _enable(self) -> None:
         usable = {

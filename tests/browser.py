@@ -1,5 +1,6 @@
 """Lessons in JupyterLab in a real browser: `make test-browser`. Screenshots are left in the folder `screenshots`."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -20,10 +21,9 @@ SCREENSHOTS = ROOT / "screenshots"
 TOKEN = "for-this-test-only"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """The address of a JupyterLab with a copy of the lessons: it saves what it has open."""
-    folder = tmp_path_factory.mktemp("lab")
+@contextlib.contextmanager
+def jupyterlab(folder):
+    """The address of a JupyterLab in this folder, with a copy of the lessons: it saves what it has open."""
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -47,14 +47,27 @@ def lab(tmp_path_factory):
         server.wait()
 
 
-@pytest.fixture(scope="module")
-def browser():
+@contextlib.contextmanager
+def chromium():
+    """A browser without a window."""
     with sync_playwright() as playwright:
         # A container's root may not use the sandbox; the only pages are the lessons.
         options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield chromium
-        chromium.close()
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as launched:
+        yield launched
 
 
 class Lesson:

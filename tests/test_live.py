@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import time
 
 import pytest
@@ -112,6 +113,19 @@ def test_the_buttons_say_what_can_be_done(monitor):
     assert usable(monitor) == {"reset"}
     monitor.start()
     assert monitor.state == "stopped"
+
+
+def test_no_garbage_collection_of_everything_while_it_works(monitor):
+    """All that torch and matplotlib have made takes a quarter of a second to go through."""
+    monitor.start()
+    for at_rest in (monitor.pause, monitor.stop):
+        assert gc.get_freeze_count() > 10 * len(gc.get_objects())
+        at_rest()
+        assert gc.get_freeze_count() == 0
+        monitor.reset()
+        monitor.start()
+    monitor.finish()
+    assert gc.get_freeze_count() == 0
 
 
 def test_reset_is_the_beginning(monitor):
