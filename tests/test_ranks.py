@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rso_lab as rso
 from rso_lab.ranks import ALONE, Ranks, RanksError
@@ -172,6 +173,18 @@ def test_what_cannot_be_shared_is_refused(method, loss, message, digits):
     options = {} if loss is None else {"loss": loss}
     with pytest.raises(ValueError, match=message):
         rso.fit(rso.models.build("one_conv", digits), digits, method, seed=0, ranks=Ranks(0, 2), **options)
+
+
+@pytest.mark.parametrize("parallel", [None, "neuron", "layer"])
+def test_more_ranks_than_gpus_are_refused(parallel, monkeypatch):
+    """NCCL would wait for ever, or stop with an error that few understand."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # torchrun's word for the ranks on this machine
+    with FakeTensorMode():  # tensors without numbers, which can be on a GPU that is not there
+        x, y = torch.zeros(20, 1, 8, 8, device="cuda"), torch.zeros(20, dtype=torch.long, device="cuda")
+        data = rso.Data("digits", x, y, x, y, classes=10)
+        with pytest.raises(ValueError, match="2 ranks on this machine, and 1 GPU: NCCL wants one for each"):
+            rso.fit(nn.Linear(64, 10), data, rso.RSO(1, 10, parallel=parallel), seed=0, ranks=Ranks(0, 4))
 
 
 def disagree(rank, folder):
