@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
 
@@ -25,12 +26,14 @@ def requirements():
 
 def test_environment_yml_has_the_ranges_of_pyproject_toml():
     project, lines = requirements()
-    lines = [f"python{project['requires-python']}", *lines]
     wanted = {}
     for requirement in map(Requirement, lines):
         wanted[CONDA_NAMES.get(requirement.name, requirement.name)] = requirement.specifier
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
-    *packages, by_pip = environment["dependencies"]
+    python, *packages, by_pip = environment["dependencies"]
+    kind, version = python.split(" =")  # as Binder reads it: one version, without an operator of pip's
+    assert kind == "python"
+    assert version in SpecifierSet(project["requires-python"])
     assert by_pip == {"pip": ["-e ."]}  # the kit itself: Binder runs nothing else
     found = {}
     for line in packages:
