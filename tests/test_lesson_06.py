@@ -345,3 +345,27 @@ def test_unchanged_is_grey_and_changed_is_not():
     sheet = picture.get_array()
     assert (sheet == 1).sum() == 48 * 48  # the largest change of the layer
     assert (sheet == 0).sum() == 4 * 48 * 48
+
+
+def test_the_text_says_what_is_counted_and_recorded():
+    source = (rso.experiments.RESULTS.parent / "notebooks" / "source" / "06_cost.py").read_text("utf-8")
+    data = rso.load("digits")
+    network = Network(rso.models.build("paper_cnn", data), data.x_train[:2])
+    costs = layer_costs(network, data.x_train, cost.COUNTED, "incremental")
+    assert costs["fc"].candidate == 1
+    assert round(costs["conv1"].candidate, -4) == 100_000
+    assert "from one product\n# for a weight of `fc` to about 100,000 for one of `conv1`" in source
+    end = rso.fit(rso.models.build("one_conv", data), data, rso.RSO(10, 1000), seed=0).cycles[-1]
+    assert f"{end.multiply_adds / 1e9:.1f} billion there" in source
+
+    runs = rso.experiments.read(rso.experiments.RESULTS / "caching_class.json")["runs"]
+
+    def ratio(what):
+        spent = Counter()
+        for run in runs:
+            spent[run["method"]] += run["cycles"][-1][what]
+        return spent["incremental"] / spent["cached"]
+
+    assert ratio("multiply_adds") == pytest.approx(1 / 2, abs=0.05)
+    assert ratio("seconds") == pytest.approx(1 - 1 / 6, abs=0.03)
+    assert "takes half the multiply-adds of *cached*, and only a sixth less time" in source

@@ -331,6 +331,8 @@ def test_the_lesson_says_what_is_recorded():
     for way in ("one by one", "neurons apart", "weights apart"):
         ends = [run["cycles"][-1]["test_accuracy"] for run in runs if run["method"] == f"{way}, 20 cycles"]
         assert f"{way} {np.mean(ends):.1%}".replace("%", " %") in source
+    one_by_one = lessons.train_apart(rso.load("digits"), None, cycles=2).cycles[-1].test_accuracy
+    assert f"One by one it reads about {one_by_one:.0%}".replace("%", " %") in source
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")

@@ -228,6 +228,16 @@ def test_larger_mini_batches_judge_better(digits):
     assert seen.differences.mean() < 0
 
 
+def test_lesson_05_says_how_often_a_judge_is_wrong():
+    source = (rso.experiments.RESULTS.parent / "notebooks" / "source" / "05_batches.py").read_text("utf-8")
+    assert "With 30 images about one judge in eight is wrong, from 90 on hardly any" in source
+    seen = widgets.Batches(rso.load("digits"))
+    assert seen.size.value == 30
+    assert (seen.means > 0).mean() == pytest.approx(1 / 8, abs=0.01)
+    seen.size.value = 90
+    assert 0 < (seen.means > 0).mean() < 0.03
+
+
 def test_the_quadrants_hold_all_changes():
     ax = plots.quadrants([-1.0, -2.0, -0.5, -1.5], [0.5, -0.5, -0.1, -0.2])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lower the whole loss: 75%", "raise it: 25%"]

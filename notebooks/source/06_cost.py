@@ -240,7 +240,7 @@ print(rso.lessons.yours(prediction))
 rso.lessons.recorded_costs()
 
 # %% [markdown]
-# There *incremental* takes half the multiply-adds of *cached*, and is only a sixth faster. With few images, most of the time
+# There *incremental* takes half the multiply-adds of *cached*, and only a sixth less time. With few images, most of the time
 # goes into what each weight costs anyway.
 #
 # **The ledger.** The run of lesson 00 once more, with the images held for a neuron: as many evaluations as there.
