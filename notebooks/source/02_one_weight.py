@@ -191,7 +191,7 @@ rso.lessons.compare(prediction, share, "Looks good, with other images")
 prediction = ...  # <- your prediction, between 0 and 1
 
 # %%
-accepted, downhill = rso.lessons.signs(data, batch_size=1000)
+accepted, downhill = rso.lessons.signs(data, batch_size=250)
 print(f"{accepted} changes were accepted, {downhill} of them downhill by the gradient.")
 rso.lessons.compare(prediction, downhill / accepted, "Accepted changes that go downhill")
 

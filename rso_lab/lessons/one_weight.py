@@ -123,7 +123,7 @@ def train_by_hand(evaluate: Evaluate, choose: Choose, apply: Apply, data: Data) 
     """Train one_conv for a cycle with a learner's three verbs, and print how often they decided as the package does."""
     if not (check_evaluate(evaluate) and check_choose(choose) and check_apply(apply)):
         return
-    method = rso.RSO(cycles=1, batch_size=min(1000, len(data.x_train)))
+    method = rso.RSO(cycles=1, batch_size=min(250, len(data.x_train)))
     model = build("one_conv", data)
     visits = sum(parameter.numel() for parameter in model.parameters())
     search = steps(build("one_conv", data), data, method, seed=0)
