@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,10 +60,7 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None, aga
         ax.plot(places, shares, style, color=colour, markersize=4, label=label)
     if all(history.settings["data"] in NAMES for history in histories):  # all of ten classes
         ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
-    unit = AXES[against]
-    if against == "cycle" and {history.settings["method"] for history in histories} != {"RSO"}:
-        unit = "cycle, and epoch of SGD"
-    ax.set(xlabel=unit, ylabel="test images right", ylim=(0, 1))
+    ax.set(xlabel=_unit(against, histories), ylabel="test images right", ylim=(0, 1))
     if against in ("cycle", "updates"):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if against != "cycle" and len(histories) > 1:  # methods differ by powers of ten
@@ -97,7 +94,8 @@ def comparison(
     if reference is not None:
         ax.axhline(reference[1], color="black", linewidth=1, linestyle=(0, (6, 3)), label=reference[0])
     seeds = max(len(histories) for histories in runs.values())
-    ax.set(xlabel=AXES[against], ylabel="test images right", ylim=(0, 1), title=f"mean and range over seeds: {seeds}")
+    unit = _unit(against, itertools.chain(*runs.values()))
+    ax.set(xlabel=unit, ylabel="test images right", ylim=(0, 1), title=f"mean and range over seeds: {seeds}")
     if against == "cycle":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     else:
@@ -106,6 +104,12 @@ def comparison(
     ax.grid(alpha=0.3)
     ax.legend(loc="best", fontsize="small")
     return ax
+
+
+def _unit(against: str, histories: Iterable[History]) -> str:
+    """What is counted along x."""
+    methods = {history.settings["method"] for history in histories}
+    return "cycle, and epoch of SGD" if against == "cycle" and methods != {"RSO"} else AXES[against]
 
 
 def _in_powers(ax: Axes) -> None:
@@ -307,7 +311,7 @@ def grid(
 ) -> Axes:
     """A grid search, table (batch sizes, rates), as a heat map with its numbers; a frame marks the best.
 
-    nan is what was never reached. label: what the numbers are; form: how they are written.
+    nan, what not all runs have reached, is a dash. label: what the numbers are; form: how they are written.
     """
     if ax is None:
         ax = plt.subplots(figsize=(7, 3), layout="constrained")[1]
@@ -315,7 +319,7 @@ def grid(
     picture = ax.imshow(table, cmap="cividis" if bright_is_high else "cividis_r", aspect="auto")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
     for (row, column), value in np.ndenumerate(table):
-        text = "never" if np.isnan(value) else form.format(value)
+        text = "–" if np.isnan(value) else form.format(value)
         colour = "black" if np.isnan(value) or (value > middle) == bright_is_high else "white"
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize="small")
     corner = best[1] - 0.47, best[0] - 0.45
@@ -595,7 +599,7 @@ def speedups(ideal: Sequence[int], gained: Sequence[float], now: int, measured: 
     ax.plot(ideal, gained, "-", color=BLUE, label="by the model")
     ax.plot(now, gained[now - 1], "o", color=BLUE, markersize=9)
     ax.plot(2, measured, "x", color="black", markersize=9, markeredgewidth=2, label=f"measured, 2: {measured:.2f}")
-    ax.set(xlabel="workers", ylabel="times as fast", ylim=(0, max(ideal) / 2))
+    ax.set(xlabel="workers", ylabel="times as fast", ylim=(0, max(max(ideal) / 2, 1.05 * max(gained))))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(loc="upper right", fontsize="small")

@@ -125,13 +125,13 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
         (
-            "Why does the paper begin with the last layer?",
+            "A layer in the middle is searched. What can be computed once, and kept for all its weights?",
             {
-                "What enters a layer then stays as it is, and can be kept": "The layers before it have not changed "
-                "since the cycle began. This is the activation cache of lesson 06.",
-                "The last layer is the most important": "For accuracy the order of the layers makes no difference that "
-                "we could measure.",
-                "The first layer has no gradient": "No layer needs one here.",
+                "What enters it": "The layers before it rest meanwhile, whichever end of the network comes first. This "
+                "is the activation cache of lesson 06.",
+                "What leaves it": "Each guess changes that: it is a guess about one of its weights.",
+                "Nothing: a guess changes the whole network": "A guess changes one weight. What lies before "
+                "that weight does not know of it.",
             },
         ),
         (

@@ -27,7 +27,8 @@ COUNTS = {
     "height": (lambda o, i, k, h, w: o * i * k**2 * h, "height x width places"),
     "square": (lambda o, i, k, h, w: o * i * k**2 * h**2, "need not be square"),
     "twice": (lambda o, i, k, h, w: 2 * o * i * k**2 * h * w, "count as one here"),
-    "no margin": (lambda o, i, k, h, w: o * i * k**2 * (h - 2) * (w - 2), "a margin of zeros"),
+    "no margin": (lambda o, i, k, h, w: o * i * k**2 * (h - k + 1) * (w - k + 1), "a margin of zeros"),
+    "always 3 x 3": (lambda o, i, k, h, w: o * i * 9 * h * w, "use `kernel`"),
     "text": (lambda o, i, k, h, w: "many", "your answer was 'many'"),
     "an error": (lambda o, i, k: o, "stopped with TypeError"),
 }
@@ -50,6 +51,10 @@ def in_place(z, padded, index, delta):
     return z
 
 
+def spoils_the_input(z, padded, index, delta):
+    return shifted(z, padded.mul_(delta), index, 1.0)
+
+
 def replaced(z, padded, index, delta):
     new = z.clone()
     new[:, index[0]] = 0
@@ -69,6 +74,7 @@ UPDATES = {
     "all channels": (lambda z, p, n, d: shifted(z, p, n, d, slice(None)), "One weight touches one channel"),
     "one channel": (lambda z, p, n, d: shifted(z, p, n, d)[:, n[0]], "Return all channels"),
     "in place": (in_place, "z itself has changed"),
+    "input in place": (spoils_the_input, "`padded` itself has changed"),
     "a number": (lambda z, p, n, d: 1.0, "a tensor of the shape of z"),
     "an error": (lambda z, p, n, d: z + p, "stopped with RuntimeError"),
 }
@@ -94,6 +100,10 @@ def test_an_exercise_is_judged_right(name, capsys):
     named.__name__ = name
     check(named)
     assert capsys.readouterr().out == right
+
+
+def test_an_update_may_be_in_float64():
+    assert cost.check_update(lambda z, padded, index, delta: shifted(z.double(), padded, index, delta))
 
 
 def test_the_stub_of_the_update_is_told_what_is_missing(capsys):

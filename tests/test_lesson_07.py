@@ -65,7 +65,11 @@ MISTAKES = {
     "in place": (in_place, "`before` was changed"),
     "in a worker's": (in_a_workers, "changed what a worker found"),
     "a list": (lambda before, found: [w[i] for i, w in enumerate(found)], "of the type list"),
-    "stacked": (lambda before, found: torch.stack(found), "yours has (3, 3, 3, 3, 3)"),
+    "by inputs": (
+        lambda before, found: torch.stack([found[i][i] for i in range(before.shape[1])]),
+        "stopped with IndexError",
+    ),
+    "stacked": (lambda before, found: torch.stack(found), "yours has (3, 3, 4, 3, 3)"),
     "whole tensors": (whole_tensors, "stopped with RuntimeError"),
 }
 
@@ -78,7 +82,11 @@ def by_differences(before, found):
     return before + sum(weights - before for weights in found)
 
 
-@pytest.mark.parametrize("solution", [merge, stacked, by_differences])
+def in_float64(before, found):
+    return merge(before, found).double()
+
+
+@pytest.mark.parametrize("solution", [merge, stacked, by_differences, in_float64])
 def test_the_solution_passes_in_any_form(solution, capsys):
     solution.__name__ = "merge"
     lessons.check(solution)
@@ -302,6 +310,7 @@ def test_workers_follow_amdahls_law():
         assert seen.axes[1].lines[2].get_xydata()[0].tolist() == pytest.approx([workers, times])
     seen.share.value = 1
     assert "16.00 times" in seen.said.value
+    assert seen.axes[1].get_ylim()[1] > 16
     seen.measured.click()
     assert seen.share.value == pytest.approx(2 * (1 - MEASURED["neuron", 2] / MEASURED["neuron", 1]))
 

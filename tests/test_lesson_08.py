@@ -213,7 +213,7 @@ def test_the_grid_is_the_recorded_search():
     seen.data.value = "evening"
     assert seen.best == (5000, 0.1)
     assert "20 runs" in seen.said.value
-    assert "never" in [text.get_text() for text in seen.figure.axes[0].texts]
+    assert "–" in [text.get_text() for text in seen.figure.axes[0].texts]
     seen.best_by.value = "accuracy"
     assert seen.best == (100, 0.1)
     assert seen.said.value in seen.image.value
@@ -226,14 +226,14 @@ def test_updates_of_the_grid_are_means_where_all_seeds_got_there():
     assert math.isnan(table[2, 1])  # one of its three seeds did not
 
 
-def test_the_frame_is_around_the_best_and_nan_is_never():
+def test_the_frame_is_around_the_best_and_nan_is_a_dash():
     table = np.array([[0.1, 0.9, np.nan], [0.2, 0.3, 0.4]])
     ax = plots.grid(table, (10, 20), (0.1, 1, 5), (0, 1), "right", "{:.0%}", Figure().subplots())
     (frame,) = (patch for patch in ax.patches)
     x, y = frame.get_xy()
     assert x < 1 < x + frame.get_width()
     assert y < 0 < y + frame.get_height()
-    assert [text.get_text() for text in ax.texts] == ["10%", "90%", "never", "20%", "30%", "40%"]
+    assert [text.get_text() for text in ax.texts] == ["10%", "90%", "–", "20%", "30%", "40%"]
     assert ax.images[0].get_cmap().name == "cividis"
     assert plots.grid(table, (10, 20), (0.1, 1, 5), (0, 0), "", "{}", Figure().subplots()).images[
         0

@@ -169,6 +169,14 @@ def test_every_control_moves_the_bill():
     assert "depth5 takes" in seen.image.value
 
 
+def test_the_lesson_says_what_the_bill_says():
+    source = (experiments.RESULTS.parent / "notebooks" / "source" / "09_deeper.py").read_text("utf-8")
+    seen = widgets.Bill()
+    seen.how.value, seen.images.value, seen.cycles.value = deeper.HOW[-1], 250, 5
+    seconds = 86400 * seen.days
+    assert f"for *depth3* the bill says {seconds:.0f} seconds" in source
+
+
 def test_the_smallest_and_the_largest_plan_are_in_the_picture():
     seen = widgets.Bill()
     for control, value in (("images", 50), ("cycles", 1), ("depth", "depth3")):

@@ -27,6 +27,10 @@ MISTAKES = {
     "first plus": (lambda m, k, p: "plus" if p < k else "minus" if m < k else "keep", "Compare both."),
     "exchanged": (lambda m, k, p: {"minus": "plus", "plus": "minus"}.get(solution(m, k, p), "keep"), "exchanged"),
     "never minus": (lambda m, k, p: "plus" if p < k else "keep", "w - δ has the lowest loss"),
+    "lower than both": (
+        lambda m, k, p: "minus" if m < min(k, p) else "plus" if p < min(k, m) else "keep",
+        "the right one is 'minus' or 'plus'",
+    ),
     "plus on a tie": (lambda m, k, p: "plus" if p <= min(m, k) else solution(m, k, p), "gains nothing"),
     "a number": (lambda m, k, p: min(m, k, p), "in quotes"),
     "other names": (lambda m, k, p: "w", 'one of "minus", "keep" and "plus"'),
@@ -36,8 +40,13 @@ MISTAKES = {
 }
 
 
-def test_the_solution_passes(capsys):
-    lessons.check_choose(solution)
+def minus_where_either_will_do(minus, keep, plus):
+    return "minus" if minus == plus < keep else solution(minus, keep, plus)
+
+
+@pytest.mark.parametrize("answer", [solution, minus_where_either_will_do])
+def test_the_solution_passes(answer, capsys):
+    assert lessons.check_choose(answer)
     assert capsys.readouterr().out.startswith("Right")
 
 
@@ -157,6 +166,9 @@ SIGMAS = {
     "channels only": (lambda w: (2 / w.shape[1]) ** 0.5, "also sums over the kernel's places"),
     "measured": (lambda w: float(w.std()), "from its shape alone"),
     "text": (lambda w: "0.1", "your answer was '0.1'"),
+    "no count": (lambda w: (2 / w[0]) ** 0.5, "numbers, and one is wanted"),
+    "four dimensions": (lambda w: (2 / (w.shape[1] * w.shape[2] * w.shape[3])) ** 0.5, "suits both"),
+    "a root": (lambda w: sqrt(2 / w[0].numel()), "**0.5 is a root"),  # noqa: F821
     "an error": (lambda w: w.nothing, "stopped with AttributeError"),
 }
 NORMALISED = {
@@ -241,6 +253,19 @@ def test_an_exercise_is_judged_right(name, capsys):
 
 
 @pytest.mark.parametrize(
+    ("check", "answer"),
+    [
+        (lessons.check_he_sigma, lambda w: np.sqrt(2 / w[0].numel())),
+        (lessons.check_he_sigma, lambda w: torch.tensor(2.0 / w[0].numel()).sqrt()),
+        (lessons.check_normalise, lambda x: ((x - x.mean()) / x.std()).double()),
+        (lessons.check_standard_error, lambda d, n: np.float64(d.double().std() / n**0.5)),
+    ],
+)
+def test_a_right_answer_may_be_of_another_type(check, answer):
+    assert check(answer)
+
+
+@pytest.mark.parametrize(
     ("check", "answer", "advice"),
     [(check, *mistake) for check, _, named in CHECKS.values() for mistake in named.values()],
 )
@@ -313,7 +338,25 @@ def another_order(loss, weights, index, delta):
     return keep, plus, minus
 
 
+def of_two_numbers(loss, weights, index, delta):
+    i, j = index
+    return lessons.evaluate(loss, weights, (i, j), delta)
+
+
+def a_slice(loss, weights, index, delta):
+    i, j, *_ = index
+    w = weights[i, j].clone()
+    losses = []
+    for step in (-delta, 0, delta):
+        weights[i, j] = w + step
+        losses.append(loss())
+    weights[i, j] = w
+    return losses
+
+
 EVALUATES = {
+    "two numbers": (of_two_numbers, "`weights[index]`, however long it is"),
+    "a slice": (a_slice, "fits one kind of layer"),
     "not put back": (not_put_back, "put it back"),
     "a view": (a_view, "print w before and after"),
     "taken back": (taken_back, "only taken the minus step back"),
@@ -341,6 +384,7 @@ APPLIES = {
         "With 'minus', the weight 0.1 and delta 0.25 it should be -0.15",
     ),
     "all weights": (all_weights, "3 other weights changed"),
+    "two numbers": (lambda w, i, d, c: apply(w, (i[0], i[1]), d, c), "however long it is"),
     "always": (lambda w, i, d, c: apply(w, i, d, "plus"), "should be -0.15"),
     "never minus": (lambda w, i, d, c: apply(w, i, d, "plus") if c == "plus" else None, "With 'minus'"),
     "an error": (lambda w, i, d, c: w[i, d], "stopped with"),
@@ -398,13 +442,13 @@ def test_common_images_cancel_the_luck_of_the_draw(digits):
     found = {name: torch.tensor(values) for name, values in lessons.loss_differences(digits, 20, 50).items()}
     assert found["other images"].std() > 10 * found["the same images"].std()
     model = rso.models.build("one_conv", digits)
-    delta = model.fc.weight.std(correction=0).item()
+    delta, before = model.fc.weight.std(correction=0).item(), model.fc.weight[3, 5].item()
     means = []
-    for step in (0, delta):
+    for step in (0, delta, -delta):
         with torch.no_grad():
-            model.fc.weight[3, 5] += step
+            model.fc.weight[3, 5] = before + step
             means.append(F.cross_entropy(model(digits.x_train), digits.y_train).item())
-    assert found["the same images"].mean().item() == pytest.approx(means[1] - means[0], abs=0.01)
+    assert found["the same images"].mean().item() == pytest.approx(min(means[1:]) - means[0], abs=0.01)
 
 
 def test_accepted_changes_go_downhill(digits):

@@ -80,7 +80,7 @@ def test_heat_maps_are_told_in_words():
     words = plots.describe(plots.gains(table[:, :2], [1, 10], [0.5, 1]).figure)
     assert words.endswith("against weights moved at once. mean gain of a proposal (loss): -0.25 to 0.75")
     words = plots.describe(plots.grid(table, [50, 100], [0.1, 1, 2], (1, 1), "updates", "{:.3f}").figure)
-    assert words.endswith("50: 0.500, -0.250, 0.000. 100: 0.125, 0.750, never. updates: -0.25 to 0.75")
+    assert words.endswith("50: 0.500, -0.250, 0.000. 100: 0.125, 0.750, –. updates: -0.25 to 0.75")
     words = plots.describe(plots.promises(table[:, :2], [1, 10], [0.5, 1]).figure)
     assert words.endswith("0.5: 50%, -25%. 1: 12%, 75%")
 

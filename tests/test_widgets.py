@@ -66,6 +66,20 @@ def test_the_button_keeps_the_best_until_nothing_helps(microscope, digits):
         raise AssertionError("it never came to rest")
 
 
+def test_on_a_staircase_a_larger_step_is_advised():
+    """Where no answer turns, all three losses are equal."""
+    few = rso.load("digits", train_limit=20)
+
+    def error(outputs, targets):
+        return (outputs.argmax(dim=1) != targets).float().mean()
+
+    seen = Microscope(rso.models.build("one_conv", few), few, "conv1.weight", (3, 0, 1, 0), loss=error)
+    seen.delta.value = seen.delta.min
+    assert len({loss for _, loss in seen.candidates().values()}) == 1
+    seen.keep_best.click()
+    assert seen.said.value.endswith("try a larger δ.")
+
+
 def test_the_curve_is_the_loss(microscope, digits):
     model = microscope.evaluator.network.module
     for at in (0, 17, 60):
@@ -158,9 +172,10 @@ def test_recorded_runs_can_be_chosen():
     seen = widgets.Recorded("order")
     assert seen.choice.value == "order (class)"
     assert len(seen.axes.lines) == 5
+    assert seen.axes.get_xlabel() == plots.AXES["cycle"]
     seen.choice.value = "updates (class)"
     assert [text.get_text() for text in seen.axes.get_legend().get_texts()][:2] == ["RSO", "SGD"]
-    assert seen.axes.get_xlabel() == plots.AXES["cycle"]
+    assert seen.axes.get_xlabel() == "cycle, and epoch of SGD"
     seen.against.value = "seconds"
     assert seen.axes.get_xlabel() == "seconds"
     assert "updates" in seen.axes.get_title()
@@ -168,6 +183,15 @@ def test_recorded_runs_can_be_chosen():
     assert not any("_" in label for label, _ in seen.against.options.items())
     seen.against.value = "multiply_adds"
     assert seen.axes.get_xlabel() == "multiply-adds"
+
+
+def test_no_recorded_experiment_has_more_ways_than_its_figure_has_room_for():
+    seen = widgets.Recorded()
+    for experiment in seen.choice.options:
+        seen.choice.value = experiment
+        seen.figure.draw_without_rendering()
+        legend = seen.axes.get_legend().get_window_extent()
+        assert legend.height < seen.axes.get_window_extent().height, experiment
 
 
 @pytest.mark.parametrize(("lesson", "number"), [(k, n) for k, v in QUIZZES.items() for n in range(1, len(v) + 1)])
@@ -226,6 +250,22 @@ def test_larger_mini_batches_judge_better(digits):
         assert seen.means.std() == pytest.approx(seen.differences.std() / size**0.5, rel=0.1)
     assert wrong[1] < wrong[0]
     assert seen.differences.mean() < 0
+
+
+def test_the_better_of_two_opposite_changes_is_shown(digits):
+    better = set()
+    for shift in range(10):  # of the labels
+        data = rso.Data.from_arrays(digits.x_train, (digits.y_train + shift) % 10, digits.x_test, digits.y_test)
+        losses = {}
+        for step in (-0.3, 0, 0.3):
+            model = rso.models.build("one_conv", data)
+            with torch.no_grad():
+                model.fc.weight[3, 5] += step * model.fc.weight.std(correction=0)
+                losses[step] = F.cross_entropy(model(data.x_train), data.y_train).item()
+        best = min((-0.3, 0.3), key=losses.get)
+        assert widgets.Batches(data).differences.mean() == pytest.approx(losses[best] - losses[0], abs=1e-6)
+        better.add(best)
+    assert better == {-0.3, 0.3}
 
 
 def test_lesson_05_says_how_often_a_judge_is_wrong():

@@ -237,7 +237,7 @@ rso.widgets.Quiz("01", 3)
 # * sigma_d is the spread of a layer's weights at the start, and RSO's unit of length.
 # * The search begins with what chance has drawn, and moves far from it in few steps.
 #
-# **What the paper says.** It uses He's rule throughout (Algorithm 1, lines 2 to 6), and takes the 98 % on MNIST after five
+# **What the paper says.** It uses He's rule throughout (Algorithm 1, lines 2 to 5), and takes the 98 % on MNIST after five
 # visits to each weight as a sign that the start is close to the answer. We measured the distance and would not call it close.
 #
 # **The question for the next lesson.** RSO makes a guess for one weight and compares three losses. What do these three

@@ -82,11 +82,12 @@ rso.lessons.check(visits)
 # %% [markdown]
 # ## 3 · And the layers? (3 minutes)
 #
-# The paper searches the last layer first, then the one before it, and so on to the input. That has a practical reason. While
-# the last layer is searched, all layers before it rest: what enters the last layer is the same for every guess, and can be
-# computed once and kept. Then comes the layer before it. The layers that feed it have not been touched in this cycle yet, so
-# what enters it is still the same.
-# Going from the input to the output works as well, but what enters a layer has to be computed anew after each layer.
+# The paper searches the last layer first, then the one before it, and so on to the input. It says that this is "typically faster
+# than optimizing the other way, but both methods lead to good results" (§3), and gives no reason.
+#
+# One thing is the same in both: while a layer is searched, all others rest. So what enters it is the same for every guess, and
+# can be computed once and kept (lesson 06). A guess in the last layer is cheap, then, and one in the first is dear, whichever
+# comes first, and a cycle is as much work in either order. *Faster* may mean that a better network comes of as many cycles.
 
 # %% [markdown]
 # ## 4 · Can you tell them apart? (6 minutes)
@@ -164,8 +165,8 @@ rso.widgets.Quiz("04", 3)
 # ## 7 · What you take home (1 minute)
 #
 # * **The order hardly matters**: on digits the ways cannot be told apart, on MNIST they differ by less than a point after five
-#   cycles. So one chooses the order that is cheap.
-# * From the output to the input: what enters a layer can be kept.
+#   cycles.
+# * While a layer is searched, what enters it stays as it is, and can be kept, whichever end comes first.
 # * Compare seed by seed, and believe a difference that is well above its spread.
 #
 # **What the paper says.** 99.06 % on MNIST with neuron first, 99.12 % with input first, one run each: six images of 10,000. A

@@ -144,7 +144,7 @@ print(rso.lessons.yours(prediction))
 # weight can change: lesson 06.) In Julia the images are what costs: the last step, 512 to 1024, took 1.8 times as long and
 # brought nothing. These are single runs: a point or two may be luck.
 #
-# And here is his table on MNIST itself, redone with this package and recorded:
+# And here is that table on MNIST itself, redone with this package and recorded:
 
 # %%
 ways = ("one_conv, batch 32", "one_conv, batch 256", "one_conv, batch 1024")

@@ -107,7 +107,8 @@ rso.lessons.count_network(multiply_adds)
 
 # %% [markdown]
 # All convolutions but the first have the same number of weights. Yet `conv2` takes sixteen times the multiply-adds of `conv6`:
-# its images are four times as high and four times as wide. The pooling in between makes them smaller.
+# its images are four times as high and four times as wide. The **pooling** in between, which puts the mean of four neighbouring
+# pixels in the place of the four, makes them smaller.
 
 # %% [markdown]
 # ## 3 · Remember what rests (6 minutes)
@@ -226,8 +227,8 @@ rso.lessons.cost_table(found)
 print(rso.lessons.yours(prediction))
 
 # %% [markdown]
-# **No decision has changed.** (Should one be missing in yours: it was a tie, which the last digits decide.) The time falls,
-# and by less than the count. Digits are small pictures, 8 x 8 and at the end 2 x 2. There, what is no multiply-add weighs much:
+# **No decision has changed.** (Should one be missing in yours: it was a tie, which the last digits decide. In a long run such a
+# tie comes, and from there on it is another run, as with another seed.) The time falls, and by less than the count. Digits are small pictures, 8 x 8 and at the end 2 x 2. There, what is no multiply-add weighs much:
 #
 # * drawing and fetching the images of each mini-batch,
 # * writing activations to memory and reading them again,
@@ -340,7 +341,8 @@ rso.widgets.Quiz("06", 3)
 #
 # * **One changed weight changes one channel, so little has to be computed again.** What lies before it rests, and behind it a
 #   change travels as a change.
-# * That is exact: same losses, same decisions, a fraction of the work. The clock gains less than the count says.
+# * That is exact, up to the rounding of the last digits: the same losses and decisions for a fraction of the work. The clock
+#   gains less than the count says.
 # * A cycle's cost grows with the square of the number of weights.
 #
 # **What the paper says.** Its activation cache saves a factor of 3.0 on MNIST and of 3.5 on its network for CIFAR-10 with ten

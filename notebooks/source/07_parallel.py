@@ -53,7 +53,8 @@ rso.widgets.Clash(data)
 # %% [markdown]
 # Two neighbours of one filter read nearly the same pixels. What the one mends, the other mends as well; together they go too
 # far, across the valley and up the other side. With small steps they hardly notice each other. With a size of 2 only the neighbours
-# *clash*; the others lose a part. And some pairs even help each other: the corners, at size 1.
+# *clash*; three of the others lose a part, and of the corners one rests: no move of that size helps it. Some pairs even help each
+# other: the corners, at size 1.
 
 # %% [markdown]
 # ## 2 · Three ways to search a layer (8 minutes)

@@ -59,7 +59,7 @@ rso.widgets.Bill()
 #
 # The bill is *counted*: the multiply-adds of all losses, divided by the multiply-adds a second of a recorded run of Depth-10.
 # What is not counted (reading the pictures, the statistics of the batch norms) comes on top, and so does other work on the
-# machine. For a small network that is many times the bill itself: for *depth3* the bill says 23 seconds, and the run took 16
+# machine. For a small network that is many times the bill itself: for *depth3* the bill says 8 seconds, and the run took 16
 # minutes.
 
 # %% [markdown]
@@ -230,8 +230,9 @@ rso.lessons.depth_results()
 # After three cycles each, RSO reads 25.8 %, 28.3 % and 32.4 % with three, five and ten layers: at equal cycles the deeper network
 # is ahead, as the paper says.
 #
-# RSO's runs take fewer multiply-adds than SGD's here only because they stop after five cycles, at 28 and 32 %. And each weight
-# has its fixed price, which the multiply-adds do not show (lesson 06).
+# With three and five layers RSO's runs take fewer multiply-adds than SGD's here only because they stop after five cycles, at 28
+# and 32 %; with ten layers, where a weight is dearer, three cycles take more than ten times as many. And each weight has its
+# fixed price, which the multiply-adds do not show (lesson 06).
 #
 # Be careful with our own part of it. It is one seed; other work ran on the machine meanwhile, so the times are too long
 # (depth5's second cycle took ten times as long as its third); SGD's settings are those that were best on MNIST; RSO's

@@ -59,12 +59,12 @@ def _walk(step: Step, gradients: Tensor) -> Tensor:
     weight, velocity = torch.ones_like(gradients[0]), torch.zeros_like(gradients[0])
     places = []
     for gradient, rate in zip(gradients, _RATES, strict=True):
-        weight, velocity = step(weight.clone(), gradient.clone(), velocity.clone(), rate, 0.9)
+        weight, velocity = step(weight.clone(), gradient.clone(), velocity.clone(), rate, _MOMENTUM)
         places.append(torch.stack((weight, velocity)))
     return torch.stack(places)
 
 
-_RATES = (0.1, 0.2, 0.05)
+_RATES, _MOMENTUM = (0.1, 0.2, 0.05), 0.8
 
 
 # What learners write instead, and what to tell them.
@@ -75,6 +75,7 @@ _MISTAKES: list[tuple[Step, str]] = [
     (lambda w, g, v, r, m: (w - r * g, m * v + g), "The weight follows the gradient alone. It follows the velocity."),
     (lambda w, g, v, r, m: (w - r * v, m * v + g), "The weight follows the old velocity: compute the new one first."),
     (lambda w, g, v, r, m: (w - r * (v + g), v + g), "momentum is missing: the old velocity fades by it."),
+    (lambda w, g, v, r, m: (w - r * (0.9 * v + g), 0.9 * v + g), "0.9 is what is usual. Here it is given: `momentum`."),
     (lambda w, g, v, r, m: (w - r * (m + v + g), m + v + g), "momentum multiplies the old velocity."),
     (lambda w, g, v, r, m: (w - r * m * (v + g), m * (v + g)), "momentum belongs to the old velocity alone."),
     (lambda w, g, v, r, m: (w - r * (m * v + (1 - m) * g), m * v + (1 - m) * g), "The gradient counts fully."),
@@ -91,7 +92,7 @@ def check_sgd_step(answer: Step) -> bool:
     """
     gradients = torch.randn(len(_RATES), 5, generator=torch.Generator().manual_seed(0))
     wanted = "the new weight and the new velocity: return weight, velocity"
-    start = torch.ones(5), gradients[0].clone(), torch.zeros(5), _RATES[0], 0.9
+    start = torch.ones(5), gradients[0].clone(), torch.zeros(5), _RATES[0], _MOMENTUM
     first = ask("sgd_step", answer, *start, wanted=wanted)
     if first is None:
         return False
@@ -105,14 +106,14 @@ def check_sgd_step(answer: Step) -> bool:
         print("Not yet: for 5 weights, weight and velocity are 5 numbers each. Nothing is added up.")
         return False
     parameter = torch.nn.Parameter(torch.ones(5))
-    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=_MOMENTUM)
     right = []
     for gradient, rate in zip(gradients, _RATES, strict=True):
         optimizer.param_groups[0]["lr"] = rate
         parameter.grad = gradient.clone()
         optimizer.step()
         right.append(torch.stack((parameter.detach(), optimizer.state[parameter]["momentum_buffer"])))
-    given = _walk(answer, gradients)
+    given = _walk(answer, gradients).float()
     agree = [torch.allclose(a, b, atol=1e-6) for a, b in zip(given, right, strict=True)]
     if not all(agree):
         print(f"Not yet. After step {agree.index(False) + 1} weight and velocity are not those of torch.optim.SGD.")

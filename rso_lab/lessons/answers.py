@@ -26,6 +26,9 @@ _ERRORS = {  # what Python says, and what that means to a learner
     "'int' object is not iterable": "A number is no list: range(outputs) counts up to it.",
     "loss() takes 0": "loss() takes nothing: it sees the weights as they are. Set weights[index] first.",
     "name 'math'": "Python does not know math before `import math`. **0.5 is a root, too.",
+    "name 'np'": "Python does not know np before `import numpy as np`. **0.5 is a root, too.",
+    "name 'sqrt'": "Python does not know sqrt. **0.5 is a root.",
+    "name 'torch'": "Python does not know torch before `import torch`.",
     "is not defined": 'Text stands in quotes, as in "plus"; for everything else look at its spelling.',
 }
 
@@ -55,8 +58,8 @@ def number_of(given: Any) -> float | None:
 def advise(answers: list, questions: list, mistakes: list) -> None:
     """Print what to tell a learner whose answers are those of one of the mistakes."""
     for mistake, advice in mistakes:
-        wrong = [torch.as_tensor(mistake(question)) for question in questions]
+        wrong = [torch.as_tensor(mistake(question)).double() for question in questions]
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            if all(torch.allclose(torch.as_tensor(a), w) for a, w in zip(answers, wrong, strict=True)):
+            if all(torch.allclose(torch.as_tensor(a).double(), w) for a, w in zip(answers, wrong, strict=True)):
                 print(advice)
                 return

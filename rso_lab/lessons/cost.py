@@ -88,12 +88,16 @@ def candidate_table(model: nn.Module, x: Tensor) -> dict[str, int]:
 
 MultiplyAdds = Callable[[int, int, int, int, int], float]
 
-_QUESTION = (16, 8, 3, 14, 12)  # outputs, inputs, kernel, height, width
+_QUESTION = (16, 8, 5, 14, 12)  # outputs, inputs, kernel, height, width
 _COUNT_MISTAKES: list[tuple[Callable[..., Any], str]] = [
     (lambda q: q[0] * q[1] * q[2] ** 2, "Those are the weights. Each of them is used at every place of the image."),
     (lambda q: q[0] * q[2] ** 2 * q[3] * q[4], "Each output sums over all input channels, too."),
     (lambda q: q[0] * q[1] * q[2] * q[3] * q[4], "The kernel has kernel x kernel places: its square."),
     (lambda q: q[0] * q[1] * q[3] * q[4], "And the places of the kernel? (A power is `**` in Python, not `^`.)"),
+    (
+        lambda q: q[0] * q[1] * 9 * q[3] * q[4],
+        "A kernel has 9 places where it is 3 x 3. This one is larger: use `kernel`.",
+    ),
     (lambda q: q[1] * q[2] ** 2 * q[3] * q[4], "That is one output channel. There are more of them."),
     (lambda q: q[0] * q[3] * q[4], "Those are the numbers that come out. How many products does each take?"),
     (lambda q: q[1] * q[2] ** 2, "That is one number of the output. How many come out?"),
@@ -197,8 +201,8 @@ def check_update(answer: Update) -> bool:
     questions = [(z, padded, (2, 1, 0, 1), 0.5), (z, padded, (1, 0, 2, 0), -0.3)]
     answers = []
     for _, _, index, delta in questions:
-        lent = z.clone()
-        given = ask("update", answer, lent, padded.clone(), index, delta, wanted="the new z, with all its channels")
+        lent, lent_input = z.clone(), padded.clone()
+        given = ask("update", answer, lent, lent_input, index, delta, wanted="the new z, with all its channels")
         if given is None:
             return False
         if not isinstance(given, Tensor):
@@ -207,10 +211,18 @@ def check_update(answer: Update) -> bool:
         changed = weight.clone()
         changed[index] += delta
         right = F.conv2d(x, changed, padding=1)
-        if given.shape == right.shape and torch.allclose(given, right, atol=1e-5) and not torch.equal(lent, z):
-            print("Nearly: the numbers are right, but z itself has changed. The other candidate, w - delta, needs it")
-            print("as it was. Begin with new = z.clone(), and change that.")
-            return False
+        given = given.to(right.dtype)
+        if given.shape == right.shape and torch.allclose(given, right, atol=1e-5):
+            if not torch.equal(lent, z):
+                print(
+                    "Nearly: the numbers are right, but z itself has changed. The other candidate, w - delta, needs it"
+                )
+                print("as it was. Begin with new = z.clone(), and change that.")
+                return False
+            if not torch.equal(lent_input, padded):
+                print("Nearly: the numbers are right, but `padded` itself has changed. The other candidate, w - delta,")
+                print("needs it as it was: `delta * padded[...]` makes new numbers, `padded *= delta` changes these.")
+                return False
         answers.append((given, right))
     if all(torch.equal(given, z) for given, _ in answers):
         print("Not done yet: update returns z as it was. What is added, and to which channel?")

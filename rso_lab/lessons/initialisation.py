@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from rso_lab.data import Data
-from rso_lab.lessons.answers import advise, ask, stopped
+from rso_lab.lessons.answers import advise, ask, number_of, stopped
 from rso_lab.models import build
 
 # Fan-in, fan-out and what they are of: the shapes that a learner's rule is tried on.
@@ -35,13 +35,19 @@ def check_he_sigma(answer: Callable[[torch.Tensor], float]) -> bool:
         answers = [answer(weight) for weight in weights]
     except Exception as error:
         stopped("he_sigma", error)
+        if "unpack" in str(error) or "index out of range" in str(error):
+            print(
+                "A linear layer's weight tensor has two dimensions, a convolution's four: weight[0].numel() suits both."
+            )
         return False
-    if all(given in (None, ...) for given in answers):
+    if all(given is None or given is ... for given in answers):
         print("Not done yet: he_sigma returns nothing. It should return a number.")
         return False
     for (_, fan_in, shape), given in zip(_SHAPES, answers, strict=True):
         right = (2 / fan_in) ** 0.5
-        if not isinstance(given, int | float | torch.Tensor) or not math.isclose(float(given), right, rel_tol=1e-6):
+        if (number := number_of(given)) is None:
+            return False
+        if not math.isclose(number, right, rel_tol=1e-6):
             print(f"Not yet. For a weight tensor of shape {shape} it is {right:.4f}, your answer was {given!r}.")
             advise(answers, weights, _SIGMA_MISTAKES)
             return False
@@ -73,6 +79,7 @@ def check_normalise(answer: Callable[[torch.Tensor], torch.Tensor]) -> bool:
     if not isinstance(given, torch.Tensor) or given.shape != x.shape:
         print("Not yet: return a tensor of the same shape as x.")
         return False
+    given = given.to(x.dtype)
     mean, deviation = given.mean().item(), given.std().item()
     spread = (x - x.mean()) / x.std()
     if not torch.allclose(given, spread, atol=0.02):

@@ -37,6 +37,23 @@ def evaluate(
     return minus, keep, plus
 
 
+def _takes_any_layer(name: str, answer: Callable[[torch.Tensor, tuple], object]) -> bool:
+    """Whether a learner's verb takes the weights of a convolution and biases, too; prints what to change if not."""
+    for shape in ((2, 3, 2, 2), (4,)):
+        index = tuple(length - 1 for length in shape)
+        try:
+            if answer(torch.zeros(shape), index):
+                continue
+            print(f"Not yet: your {name} fits one kind of layer.")
+        except Exception as error:
+            stopped(name, error)
+        print(
+            f"It was tried with weights of shape {shape} and index {index}: write `weights[index]`, however long it is."
+        )
+        return False
+    return True
+
+
 def check_evaluate(answer: Evaluate) -> bool:
     """Check a learner's `evaluate(loss, weights, index, delta)`: says what to change; returns whether it is right."""
     weights = torch.tensor([[0.3, 0.1], [0.7, -0.2]])
@@ -83,6 +100,13 @@ def check_evaluate(answer: Evaluate) -> bool:
         if sorted(round(v, 4) for v in losses) == sorted(round(v, 4) for v in right):
             print("The order is minus, keep, plus.")
         return False
+
+    def sees_one_weight(weights: torch.Tensor, index: tuple) -> bool:
+        losses = answer(lambda: weights.sum().item(), weights, index, 0.5)
+        return [float(loss) for loss in losses] == [-0.5, 0.0, 0.5]
+
+    if not _takes_any_layer("evaluate", sees_one_weight):
+        return False
     print("Right: three losses, and the weight is where it was.")
     return True
 
@@ -107,12 +131,23 @@ def check_apply(answer: Apply) -> bool:
     if [choice for choice, *_ in wrong] == ["minus", "plus"] and all(
         math.isclose(is_, 0.1, abs_tol=1e-6) for *_, is_ in wrong
     ):
-        told = "Set weights[index]." if returned in (None, ...) else "Do not return the new value: set weights[index]."
+        told = (
+            "Set weights[index]."
+            if returned is None or returned is ...
+            else "Do not return the new value: set weights[index]."
+        )
         print(f"Not done yet: nothing changes. {told}")
         return False
     if wrong:
         choice, wanted, value = wrong[0]
         print(f"Not yet. With {choice!r}, the weight 0.1 and delta 0.25 it should be {wanted}, and is {value:.4g}.")
+        return False
+
+    def moves_one_weight(weights: torch.Tensor, index: tuple) -> bool:
+        answer(weights, index, 0.5, "plus")
+        return weights.sum().item() == 0.5
+
+    if not _takes_any_layer("apply", moves_one_weight):
         return False
     print("Right: the weight takes the value that was chosen.")
     return True
@@ -202,22 +237,24 @@ def bug_b(data: Data) -> None:
 
 @torch.no_grad()
 def loss_differences(data: Data, batch_size: int, count: int = 200) -> dict[str, list[float]]:
-    """By how much one change of one weight of one_conv changes the loss, over mini-batches.
+    """By how much a good change of one weight of one_conv changes the loss, over mini-batches.
 
-    Once with the same images for the losses with and without it, once with other images for each.
+    Good: of two opposite changes, the one with the lower loss of all training images. Once with the same images for the
+    losses with and without it, once with other images for each.
     """
     model = build("one_conv", data)
     weight = model.get_parameter("fc.weight").detach()
-    delta = weight.std(correction=0).item()
+    sigma = weight.std(correction=0).item()
     generator = torch.Generator().manual_seed(0)
 
-    def loss(rows: torch.Tensor, step: float) -> float:
+    def loss(rows: torch.Tensor | slice, step: float) -> float:
         before = weight[3, 5].item()
         weight[3, 5] = before + step
         value = F.cross_entropy(model(data.x_train[rows]), data.y_train[rows]).item()
         weight[3, 5] = before
         return value
 
+    delta = min(sigma, -sigma, key=lambda step: loss(slice(None), step))
     found: dict[str, list[float]] = {"the same images": [], "other images": []}
     for _ in range(count):
         one, other = (rso.draw_batch(len(data.x_train), batch_size, generator) for _ in range(2))

@@ -115,10 +115,10 @@ _MERGE_MISTAKES: list[tuple[Callable[..., Any], str]] = [
 def check_merge(answer: Callable[[Tensor, list[Tensor]], Tensor]) -> bool:
     """Check a learner's `merge(before, found)`: says what to change; returns whether it is right."""
     generator = torch.Generator().manual_seed(0)
-    before = torch.randn(3, 3, 3, 3, generator=generator)
+    before = torch.randn(3, 4, 3, 3, generator=generator)
     found = [before.clone() for _ in range(3)]
     for neuron, weights in enumerate(found):
-        weights[neuron] += 0.5 * torch.randn(3, 3, 3, generator=generator)
+        weights[neuron] += 0.5 * torch.randn(4, 3, 3, generator=generator)
     given_before, given_found = before.clone(), [weights.clone() for weights in found]
     given = ask("merge", answer, given_before, given_found, wanted="the merged tensor")
     if given is None:
@@ -129,7 +129,7 @@ def check_merge(answer: Callable[[Tensor, list[Tensor]], Tensor]) -> bool:
     if given.shape != before.shape:
         print(f"Not yet: the merged tensor has the shape {tuple(before.shape)}, yours has {tuple(given.shape)}.")
         return False
-    right = _merged(before, found)
+    given, right = given.to(before.dtype), _merged(before, found)
     if not torch.allclose(given, right, atol=1e-6):
         wrong = [i for i in range(3) if not torch.allclose(given[i], right[i], atol=1e-6)]
         print(f"Not yet. Of 3 neurons, these are not as their workers left them: {', '.join(map(str, wrong))}.")

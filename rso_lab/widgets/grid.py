@@ -41,7 +41,7 @@ class Grid(Pictured):
         if by_accuracy:
             plots.grid(table, sizes, rates, (row, column), "held-out images right", "{:.1%}", ax)
         else:
-            plots.grid(table, sizes, rates, (row, column), "updates to 90 % right", "{:.0f}", ax)
+            plots.grid(table, sizes, rates, (row, column), "updates to 90 % right (–: not in all runs)", "{:.0f}", ax)
         ax.set_title("paper, MNIST: batch 5000, rate 0.5", fontsize="small")
         steps = sum(run["cycles"][-1]["updates"] for run in result["runs"] if run["cycles"])
         self.said.value = (

@@ -115,7 +115,8 @@ class Microscope(Pictured):
         weight, loss = points[choice]
         if choice == "keep":
             lowest = self.curve_losses.min()
-            higher = f"{loss:.4f}, the curve's lowest is {lowest:.4f}: try a smaller δ"
+            tied = loss in (points["minus"][1], points["plus"][1])  # on the same stair of a loss that has some
+            higher = f"{loss:.4f}, the curve's lowest is {lowest:.4f}: try a {'larger' if tied else 'smaller'} δ"
             there = "the bottom" if loss < lowest + 1e-4 else higher
             self.said.value = f"Kept: neither side is lower. You are at {there}."
             return

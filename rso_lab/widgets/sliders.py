@@ -5,7 +5,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from rso_lab import plots
 from rso_lab.data import Data
@@ -81,18 +81,21 @@ def layer_signals(model: nn.Sequential, x: torch.Tensor) -> list[float]:
 class Batches(Pictured):
     """What mini-batches of a size that a slider sets say of one good change: a histogram over 1000 of them.
 
-    Of one_conv with random weights; the change lowers the loss of all training images.
+    Of one_conv with random weights; of two opposite changes, the one with the lower loss of all training images.
     """
 
     @torch.no_grad()
     def __init__(self, data: Data):
         model = build("one_conv", data)
         weight = model.get_parameter("fc.weight").detach()
-        losses = []
-        for step in (0.0, 0.3 * weight.std(correction=0).item()):
-            weight[3, 5] += step
-            losses.append(F.cross_entropy(model(data.x_train), data.y_train, reduction="none"))
-        self.differences = (losses[1] - losses[0]).numpy()  # of each image
+        step, before = 0.3 * weight.std(correction=0), weight[3, 5].clone()
+
+        def losses(value: Tensor) -> Tensor:
+            weight[3, 5] = value
+            return F.cross_entropy(model(data.x_train), data.y_train, reduction="none")
+
+        changed = min(losses(before + step), losses(before - step), key=torch.mean)
+        self.differences = (changed - losses(before)).numpy()  # of each image
         self.figure = Figure(figsize=(7, 2.9), layout="constrained")
         self.axes = self.figure.subplots()
         wide = ipw.Layout(min_width="300px")
