@@ -160,7 +160,7 @@ def _train(options: Namespace, command: str) -> None:
         options.error(str(error))
     if not 0 <= options.seed < 2**63:
         options.error(f"seed is {options.seed}: expected a whole number from 0 to {2**63 - 1}")
-    if options.out is not None and options.out == options.weights:
+    if options.out and options.weights and options.out.resolve() == options.weights.resolve():
         options.error("--out and --weights name the same file")
     for path in (options.out, options.weights):
         if path is not None:

@@ -44,7 +44,7 @@ def identify(settings: dict[str, Any], seed: int, network: nn.Module, data: Data
     """
     arrays = hashlib.sha256()
     for array in (data.x_train, data.y_train, data.x_test, data.y_test):
-        arrays.update(array.cpu().contiguous().numpy().data)
+        arrays.update(array.cpu().contiguous().view(torch.uint8).numpy().data)  # numpy has no bfloat16
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     return {**settings, "seed": seed, "sha256 of the data": arrays.hexdigest(), "shapes of the network": shapes}
 
@@ -54,6 +54,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike, identity: dict[str, Any]):
         self.folder, self.identity = Path(folder), identity
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is a file: name a folder for the checkpoints")
         self.latest, self.previous = self.folder / "latest.pt", self.folder / "previous.pt"
         self.unwritten: State | None = None
         self.written_at = -EVERY

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rso_lab.graph import Network
 from rso_lab.paths import find_path, multiply_adds
-from rso_lab.rso import RSO, searched_layers
+from rso_lab.rso import RSO, Step, searched_layers
 
 
 class Cost(NamedTuple):
@@ -22,8 +22,12 @@ def forward_cost(network: Network, example: Tensor) -> int:
     """Multiply-adds of one image's forward pass through the whole network; example (B, C, H, W)."""
     examples = {network.input: example[:2]}
     examples |= network.propagate(examples, keep=network.nodes[1:])
-    path = find_path(network, network.layers[0], examples)
-    return 0 if path is None else sum(multiply_adds(part, None, examples) for part in path.parts)
+    called = [(node, network.fetch_attr(str(node.target))) for node in network.nodes if node.op == "call_module"]
+    return sum(
+        examples[node][0].numel() * module.weight[0].numel()
+        for node, module in called
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+    )
 
 
 @torch.no_grad()
@@ -48,13 +52,33 @@ def layer_costs(network: Network, example: Tensor, settings: RSO, evaluator: str
     return costs
 
 
-def step_cost(cost: Cost, evaluations: int, batch: Tensor, before: Tensor | None) -> int:
-    """Multiply-adds of a proposal with so many evaluations on the images `batch` (B,), after one on those of `before`.
+class StepCosts:
+    """Multiply-adds of a search, step by step.
 
-    The network as it is has been run already where the two are the same tensor.
+    Network, example (B, C, H, W), settings and evaluator as for `layer_costs`.
     """
-    candidates = evaluations - 1 if cost.batch else evaluations
-    return len(batch) * (cost.candidate * candidates + (0 if batch is before else cost.batch))
+
+    def __init__(self, network: Network, example: Tensor, settings: RSO, evaluator: str):
+        self.costs = layer_costs(network, example, settings, evaluator)
+        self.evaluations = 3 if settings.opposite else 2
+        apart = settings.parallel == "neuron"
+        self.searched_apart = {layer.name for layer in network.layers if apart and layer.is_convolution}
+        self.batch: Tensor | None = None
+        self.begun: set[int | None] = set()  # for which of the neurons searched apart the mini-batch has been run
+
+    def of(self, step: Step) -> int:
+        """Of the next step. Where the mini-batch is the one before's, the network has been run on it as it is.
+
+        Neurons that are searched apart begin from the same network, each anew.
+        """
+        if step.batch is not self.batch:
+            self.batch, self.begun = step.batch, set()
+        neuron = step.index[0] if step.layer in self.searched_apart else None
+        cost = self.costs[step.layer]
+        candidates = self.evaluations - 1 if cost.batch else self.evaluations
+        multiply_adds = cost.candidate * candidates + (0 if neuron in self.begun else cost.batch)
+        self.begun.add(neuron)
+        return len(step.batch) * multiply_adds
 
 
 def descent_cost(network: Network, example: Tensor, batch_size: int) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rso_lab.data import Data, load
 from rso_lab.history import History, Record, machine, records_of, replacing, save_weights, versions
 from rso_lab.models import build, paper_cnn
-from rso_lab.rso import RSO
+from rso_lab.rso import RSO, is_number
 from rso_lab.sgd import SGD
 from rso_lab.train import histories
 
@@ -711,7 +711,9 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
                 raise ValueError("a run without method or seed")
             if not run["failed"] and not isinstance(run["cycles"][-1]["test_accuracy"], float):
                 raise ValueError("a run without accuracy")
-        result["settings"]["experiment"], result["settings"]["ways"], result["command"], result["seeds"]
+        result["settings"]["experiment"], result["settings"]["ways"], result["command"]
+        if not is_number(result["seconds"]) or not isinstance(result["seeds"], list) or not result["runs"]:
+            raise ValueError("no seconds, seeds or runs")
         curves(result)
         return result
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:

@@ -44,6 +44,11 @@ class Layer:
         return isinstance(self.module, _BatchNorm)
 
     @property
+    def is_convolution(self) -> bool:
+        """Whether the weights are laid out by output neuron and reach all over an image."""
+        return isinstance(self.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+    @property
     def size(self) -> int:
         """How many weights are searched in it, biases included."""
         return sum(parameter.numel() for parameter in self.parameters.values())
@@ -120,7 +125,9 @@ class Network(fx.Interpreter):
         self.writes_in_place = any(self.changes_its_input(node) for node in self.nodes)
         self.batch_norms = self._positions(lambda module: isinstance(module, _BatchNorm))
         self.stale = set(self.batch_norms)  # those whose statistics are not those of the network in force
+        self.mixes_rows = False
         self.layers = self._find_layers(self._try(example))
+        self.mixes_rows = self._mixes_rows(example)
 
     def outputs(self, x: Tensor) -> Tensor:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
@@ -169,11 +176,13 @@ class Network(fx.Interpreter):
             return then(copy.copy(self).propagate(values, **part), rows)  # each thread has an environment of its own
 
         size = len(next(iter(given.values())))
-        return workers().run([functools.partial(run, rows) for rows in pieces(size, PIECE)])
+        return workers().run(
+            [functools.partial(run, rows) for rows in pieces(size, size if self.mixes_rows else PIECE)]
+        )
 
     def is_one_piece(self, rows: int) -> bool:
         """Whether so many rows are not cut."""
-        return rows <= PIECE
+        return self.mixes_rows or rows <= PIECE
 
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """What the module `target` puts out: fx calls this for each module in the graph."""
@@ -282,6 +291,18 @@ class Network(fx.Interpreter):
             )
         return values
 
+    @torch.no_grad()
+    def _mixes_rows(self, example: Tensor) -> bool:
+        """Whether the answer for an image depends on those beside it: such a network has to see them all at once."""
+        together = self.outputs(example)
+        try:
+            alone = torch.cat([self.outputs(row) for row in example.split(1)])
+        except (RuntimeError, ValueError, IndexError):  # it needs more than one
+            return True
+        return alone.shape != together.shape or not torch.allclose(
+            alone, together, rtol=1e-3, atol=1e-5, equal_nan=True
+        )
+
     def _find_layers(self, values: Values) -> list[Layer]:
         called = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))
         owners = dict(called)
@@ -310,7 +331,7 @@ class Network(fx.Interpreter):
         node = self.nodes[position]
         module = self.fetch_attr(node.target) if node.op == "call_module" else None
         per_channel = isinstance(module, _ConvNd) or (isinstance(module, nn.Linear) and values[node].dim() == 2)
-        return per_channel and all(user.target in self.batch_norms for user in node.users)
+        return per_channel and all(user.op == "call_module" and user.target in self.batch_norms for user in node.users)
 
     def changes_its_input(self, node: fx.Node) -> bool:
         """Whether a node changes a tensor that it was given; fx makes `x += y` a sum of its own."""
@@ -357,6 +378,8 @@ def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and type(module).forward is not _BatchNorm.forward:
             raise TypeError(f"batch norm {name!r} has a forward of its own: its statistics cannot be held")
+        if isinstance(module, _BatchNorm) and (module._forward_hooks or module._forward_pre_hooks):
+            raise TypeError(f"batch norm {name!r} has a forward hook: it would not run in the search")
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise ValueError(f"batch norm {name!r} has track_running_stats=False: it has no place for its statistics")
 

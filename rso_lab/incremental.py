@@ -148,7 +148,7 @@ class IncrementalEvaluator(CachedEvaluator):
         """The loss function's, for the outputs (B, classes)."""
         if self.loss_function is F.cross_entropy:  # several times as fast with the classes first
             return float(F.cross_entropy(outputs.T.contiguous()[None], self.targets[None]))
-        return float(self.loss_function(outputs.contiguous(), self.targets))
+        return float(self.loss_function(outputs.clone(memory_format=torch.contiguous_format), self.targets))
 
 
 def _change(proposal: Proposal, candidate: Choice) -> Change:

@@ -55,6 +55,13 @@ def build(name: str, data: Data, seed: int = 0) -> nn.Module:
     return MODELS[name](**{key: value for key, value in fits.items() if key in takes}).to(data.x_train.dtype)
 
 
+def _pooled(image_size: tuple[int, int], factor: int) -> list[int]:
+    """The size of images after all pooling. Raises ValueError where nothing is left of them."""
+    if min(image_size) < factor:
+        raise ValueError(f"images of {image_size[0]} x {image_size[1]} pixels: at least {factor} x {factor} are needed")
+    return [size // factor for size in image_size]
+
+
 # torch's constructors draw from its global generator: fork_rng gives back what they took.
 @torch.random.fork_rng(devices=[])
 def paper_cnn(in_channels: int = 1, classes: int = 10, seed: int = 0, width: int = 16, depth: int = 6) -> nn.Module:
@@ -81,9 +88,9 @@ def one_conv(
 ) -> nn.Module:
     """The Julia notebook's smallest network: a 3x3 convolution of 4 channels, ReLU, 2x2 max pooling, a linear layer.
 
-    (B, in_channels, *image_size) -> (B, classes).
+    (B, in_channels, *image_size) -> (B, classes). Raises ValueError for images too small to be pooled.
     """
-    height, width = (size // 2 for size in image_size)
+    height, width = _pooled(image_size, 2)
     layers = {
         "conv1": nn.Conv2d(in_channels, 4, 3, padding=1),
         "relu1": nn.ReLU(),
@@ -100,9 +107,9 @@ def two_conv(
 ) -> nn.Module:
     """The Julia notebook's second network: two 3x3 convolutions of 16 channels, each with ReLU and 2x2 max pooling.
 
-    (B, in_channels, *image_size) -> (B, classes).
+    (B, in_channels, *image_size) -> (B, classes). Raises ValueError for images too small to be pooled.
     """
-    height, width = (size // 4 for size in image_size)
+    height, width = _pooled(image_size, 4)
     layers = {
         "conv1": nn.Conv2d(in_channels, 16, 3, padding=1),
         "relu1": nn.ReLU(),

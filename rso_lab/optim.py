@@ -33,7 +33,8 @@ class RSOptimizer(torch.optim.Optimizer):
     it stays as it is). What batch norms count while the closure runs is the loop's own affair, as are checkpoints. A
     step is as slow as the plain evaluator's: `fit` knows more of the network. Further keywords are settings of `RSO`:
     order, layer_order, distribution, sigma_scale, sigma_end, opposite, batch_norm_sigma.
-    Raises ValueError for settings that cannot be, FloatingPointError where the current loss is not finite.
+    Raises ValueError for settings that cannot be, TypeError for parameters without names, FloatingPointError where the
+    current loss is not finite.
     """
 
     def __init__(
@@ -42,7 +43,11 @@ class RSOptimizer(torch.optim.Optimizer):
         unknown = set(settings) - _SETTINGS
         if unknown:
             raise ValueError(f"settings {sorted(unknown)} are not known here: choose from {sorted(_SETTINGS)}")
-        everything = dict(named_parameters)
+        everything: dict[str, nn.Parameter] = {}
+        for pair in named_parameters:
+            if not isinstance(pair, tuple):
+                raise TypeError(f"a {type(pair).__name__} without a name: expected model.named_parameters()")
+            everything |= dict([pair])
         self.named_parameters = {name: p for name, p in everything.items() if p.requires_grad}
         super().__init__(list(self.named_parameters.items()), defaults={})
         self.settings = RSO(cycles, batch_size=1, **settings)

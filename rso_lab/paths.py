@@ -175,6 +175,8 @@ def kind_of(node: fx.Node, network: Network, examples: Values) -> Kind:
     if node.op == "output":
         return "output"
     module = _module(node, network)
+    if module is not None and (module._forward_hooks or module._forward_pre_hooks):
+        return "other"  # pruning, weight norm, or a hook of the user's: it computes what the module alone does not
     inputs = [examples[n] for n in node.all_input_nodes]
     value = examples[node]
     if not inputs or not all(isinstance(x, Tensor) and x.dim() >= 2 and len(x) == len(value) for x in (value, *inputs)):

@@ -255,8 +255,8 @@ class Sweep:
 
     @property
     def is_convolution(self) -> bool:
-        """Whether the layer's weights are laid out by output neuron and reach all over an image."""
-        return self.layer is not None and isinstance(self.layer.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        """Whether the layer is one."""
+        return self.layer is not None and self.layer.is_convolution
 
     @property
     def rows(self) -> int:
@@ -372,7 +372,7 @@ def annealing(cycle: int, settings: RSO) -> float:
 
 def batch_size_in(cycle: int, settings: RSO) -> int:
     """Images in a mini-batch of this cycle."""
-    return max(1, round(settings.batch_size * settings.batch_growth ** (cycle - 1)))
+    return max(1, round(settings.batch_size * float(settings.batch_growth) ** (cycle - 1)))
 
 
 def changes_batch(held: Visit, visit: Visit, settings: RSO) -> bool:

@@ -1,6 +1,7 @@
 """Stochastic gradient descent, the method that RSO is compared with (§4.4, §4.5): torch's own, and its schedule."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
@@ -48,11 +49,11 @@ class SGD:
                 fits = is_whole(value) and value >= least
                 allowed = f"a whole number, at least {least}"
             elif setting.name == "learning_rate":
-                fits, allowed = is_number(value) and 0 < value < math.inf, "a finite number, more than 0"
+                fits, allowed = is_number(value) and 0 < value <= sys.float_info.max, "a finite number, more than 0"
             else:
-                most = 1.0 if setting.name == "momentum" else math.inf
-                fits = is_number(value) and 0 <= value < most
-                allowed = "a number from 0 to below 1" if most == 1 else "a finite number, 0 or more"
+                most = math.nextafter(1, 0) if setting.name == "momentum" else sys.float_info.max
+                fits = is_number(value) and 0 <= value <= most
+                allowed = "a number from 0 to below 1" if most < 1 else "a finite number, 0 or more"
             if not fits:
                 raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from tqdm.auto import tqdm
 
 from rso_lab.checkpoint import Checkpoints, State, identify
-from rso_lab.cost import descent_cost, layer_costs, step_cost
+from rso_lab.cost import StepCosts, descent_cost
 from rso_lab.data import Data, usable_device
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
@@ -229,7 +230,7 @@ def _prepare(
     if not isinstance(method, RSO | SGD):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed!r}: expected a whole number, at least 0")
+        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {2**63 - 1}")
     if evaluator not in tuple(EVALUATORS):
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
     if isinstance(method, SGD) and evaluator != "auto":
@@ -248,9 +249,16 @@ def _prepare(
         _refuse_unshareable(method, data, loss, ranks)
     if isinstance(model, nn.Module):
         model.to(data.x_train.device)
-    network = Network(model, data.x_train[: min(2, method.batch_size)])
+    smallest = batch_size_in(method.cycles, method) if isinstance(method, RSO) else method.batch_size
+    network = Network(model, data.x_train[: min(2, smallest, method.batch_size)])
+    if ranks.count > 1 and network.mixes_rows and isinstance(method, RSO) and method.parallel is None:
+        raise ValueError(f"what {type(model).__name__} says of an image depends on those beside it: ranks share those")
     if not (searched_layers(network, method) if isinstance(method, RSO) else network.layers):
         raise ValueError(f"{type(model).__name__} has no parameters that it uses and these settings search")
+    if any(layer.name == "all" for layer in network.layers):
+        raise ValueError("a layer is named 'all', which in a record is the whole network: give it another name")
+    if isinstance(method, RSO) and method.weight_decay:
+        _refuse_undecayable(network.module)
     with torch.no_grad():
         outputs = network.outputs(data.x_train[:2])
     last = network.layers[-1].name
@@ -283,6 +291,12 @@ def _prepare(
     checkpoints = Checkpoints(checkpoint, identify(job.settings, seed, model, data))
     _resume(job, checkpoints, resume)
     return replace(job, checkpoints=checkpoints)
+
+
+def _refuse_undecayable(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _ConvNd | nn.Linear) and "weight" not in dict(module.named_parameters(recurse=False)):
+            raise ValueError(f"weight_decay is not 0, and {name!r} computes its weight from others (pruning, say)")
 
 
 def _refuse_unshareable(method: RSO | SGD, data: Data, loss: LossFunction, ranks: Ranks) -> None:
@@ -398,9 +412,8 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
             **measured,
         )
 
-    costs = layer_costs(job.network, job.data.x_train, method, evaluator)
+    costs = StepCosts(job.network, job.data.x_train, method, evaluator)
     sizes = {layer.name: layer.size for layer in job.network.layers}
-    batch = None
     unread: list[tuple[str | None, Tensor, Tensor]] = []
     cycle_steps = search_cycle(
         progress.cycle,
@@ -416,10 +429,8 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
     with contextlib.closing(cycle_steps):  # type: ignore[type-var]  # also while a traceback still holds it
         for step in cycle_steps:
             unread.append((step.layer, step.chosen, step.candidate_losses))
-            evaluations = 3 if method.opposite else 2
-            progress.evaluations += evaluations
-            progress.multiply_adds += step_cost(costs[step.layer], evaluations, step.batch, batch)
-            batch = step.batch
+            progress.evaluations += costs.evaluations
+            progress.multiply_adds += costs.of(step)
             yield step
             if method.level == "weight" and step.layer is not None and len(unread) == sizes[step.layer]:
                 loss = _read(unread, progress.choices)

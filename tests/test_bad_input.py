@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import rso_lab as rso
 
@@ -192,6 +193,10 @@ def changed(model, change):
     return model
 
 
+def hook(model):
+    model[0].register_forward_hook(lambda module, inputs, output: 3 * output)
+
+
 def tie(model):
     model.second.weight = model.first.weight
 
@@ -301,6 +306,16 @@ NETWORKS = {
         ValueError,
         "batch norm '0' has track_running_stats=False",
     ),
+    "a layer named all": (
+        lambda: Network(lambda x, self: self.get_submodule("all")(x.flatten(1)), **{"all": nn.Linear(64, 10)}),
+        ValueError,
+        "a layer is named 'all'",
+    ),
+    "a batch norm with a hook": (
+        lambda: changed(nn.Sequential(nn.BatchNorm2d(1), linear()), hook),
+        TypeError,
+        "batch norm '0' has a forward hook",
+    ),
     "three input channels": (
         lambda: nn.Sequential(nn.Identity(), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10)),
         ValueError,
@@ -402,3 +417,30 @@ def test_weights_that_are_not_finite_from_the_start(digits):
     nn.init.constant_(model[1].weight, math.nan)
     with pytest.raises(FloatingPointError, match="the loss is nan in cycle 1, layer '1'"):
         rso.fit(model, digits, rso.RSO(1, 10), seed=0)
+
+
+def test_a_mini_batch_that_shrinks_too_far_is_refused_before_the_first_draw(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    with pytest.raises(ValueError, match=r"fails in '2' on images of shape \(1, 1, 8, 8\)"):
+        rso.fit(model, digits, rso.RSO(3, 4, batch_growth=0.5), seed=0)
+
+
+def test_weights_that_are_computed_cannot_decay(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    prune.identity(model[1], "weight")
+    with pytest.raises(ValueError, match="weight_decay is not 0, and '1' computes its weight from others"):
+        rso.fit(model, digits, rso.RSO(1, 10, weight_decay=0.1), seed=0)
+    assert rso.fit(model, digits, rso.RSO(1, 10), seed=0).cycles
+
+
+@pytest.mark.parametrize(("name", "size", "least"), [("one_conv", (1, 8), 2), ("two_conv", (3, 3), 4)])
+def test_images_that_are_too_small_for_a_network_are_named(name, size, least):
+    x = torch.zeros(4, 1, *size)
+    data = rso.Data.from_arrays(x, [0, 1, 2, 3], x, [0, 1, 2, 3])
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels: at least {least} x {least}"):
+        rso.models.build(name, data)
+
+
+def test_a_batch_that_grows_beyond_all_bounds_is_refused(digits):
+    with pytest.raises(ValueError, match="batch_size is inf: expected at most 120"):
+        rso.fit(linear(), digits, rso.RSO(20_000, 4, batch_growth=2), seed=0)

@@ -1,5 +1,6 @@
 """Checkpoints: a search that was cut off ends where it would have ended, and what is not its own is refused."""
 
+import copy
 import hashlib
 import io
 import itertools
@@ -298,3 +299,23 @@ def test_two_that_write_the_same_checkpoint_leave_a_whole_one(tmp_path):
     state, _ = checkpoint.Checkpoints(tmp_path, {"seed": 0}).read()
     assert state.weights["w"].sum() == 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest.pt", "previous.pt"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_before_training(digits, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text("{}")
+    model = rso.models.build("one_conv", digits)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"run\.json is a file: name a folder"):
+        rso.fit(model, digits, rso.RSO(1, 20), seed=0, checkpoint=path)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_bfloat16_goes_on_as_if_it_had_not_been_cut_off(digits, tmp_path):
+    small = rso.Data.from_arrays(digits.x_train.bfloat16(), digits.y_train, digits.x_test.bfloat16(), digits.y_test)
+    whole, halves = (rso.models.build("one_conv", small) for _ in range(2))
+    rso.fit(whole, small, rso.RSO(2, 20), seed=0)
+    for _ in zip(range(2), rso.run(halves, small, rso.RSO(2, 20), seed=0, checkpoint=tmp_path), strict=False):
+        pass
+    rso.fit(halves, small, rso.RSO(2, 20), seed=0, checkpoint=tmp_path, resume=True)
+    assert all(torch.equal(value, halves.state_dict()[name]) for name, value in whole.state_dict().items())

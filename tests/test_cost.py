@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 import rso_lab as rso
-from rso_lab.cost import forward_cost, layer_costs
+from rso_lab.cost import StepCosts, forward_cost, layer_costs
 from rso_lab.graph import Network
+from rso_lab.incremental import IncrementalEvaluator
 
 
 def cycle(name, shape, evaluator):
@@ -75,3 +77,30 @@ def test_mini_batches_grow(digits):
         rso.fit(model, digits, rso.RSO(5, 10, batch_growth=2), seed=0)
     with pytest.raises(ValueError, match="batch_size is inf: expected at most 120"):
         rso.fit(model, digits, rso.RSO(5, 10, batch_growth=1e300), seed=0)
+
+
+def test_a_forward_pass_counts_all_layers_searched_or_not(digits):
+    model = rso.models.build("mlp", digits)
+    whole = forward_cost(Network(model, digits.x_train[:2]), digits.x_train)
+    assert whole == sum(p.numel() for name, p in model.named_parameters() if name.endswith("weight"))
+    model.get_submodule("fc1").requires_grad_(False)
+    assert forward_cost(Network(model, digits.x_train[:2]), digits.x_train) == whole
+    normed = nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 10))
+    assert forward_cost(Network(normed, digits.x_train[:2]), digits.x_train) == 640
+
+
+@pytest.mark.parametrize("parallel", [None, "neuron", "layer"])
+@pytest.mark.parametrize("order", ["neuron", "input"])
+@pytest.mark.parametrize("batch_every", ["weight", "neuron", "layer"])
+def test_the_network_is_counted_as_often_as_it_is_run(digits, monkeypatch, parallel, order, batch_every):
+    runs = []
+    begin = IncrementalEvaluator.begin_batch
+    monkeypatch.setattr(IncrementalEvaluator, "begin_batch", lambda self, rows: runs.append(0) or begin(self, rows))
+    settings = rso.RSO(1, 30, parallel=parallel, order=order, batch_every=batch_every)
+    model = rso.models.build("two_conv", digits)
+    costs = StepCosts(Network(model, digits.x_train[:2]), digits.x_train, settings, "incremental")
+    counted = 0
+    for step in rso.steps(model, digits, settings, seed=0):
+        cost = costs.costs[step.layer]
+        counted += (costs.of(step) - 30 * 2 * cost.candidate) // (30 * cost.batch)
+    assert counted == len(runs)

@@ -1,5 +1,6 @@
 """All evaluators give the same: exactly the same choices in float64, the same losses up to rounding in float32."""
 
+import copy
 import dataclasses
 import itertools
 
@@ -8,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import rso_lab as rso
 from rso_lab.graph import Network
 from rso_lab.incremental import IncrementalEvaluator
+from rso_lab.ranks import Ranks
 from rso_lab.rso import CachedEvaluator, PlainEvaluator, apply, choose, propose
 from rso_lab.visits import sweeps
 
@@ -87,7 +90,17 @@ def other_layers():
     )
 
 
+def pruned():
+    """Masks and other hooks are part of what a module computes."""
+    layers = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(27, 10))
+    for number, share in ((0, 0.4), (4, 0.7)):
+        prune.random_unstructured(layers[number], "weight", share)
+    layers[1].register_forward_hook(lambda module, inputs, output: output + 0.3 * inputs[0])
+    return layers
+
+
 NETWORKS = {
+    "pruned": lambda data: pruned(),
     **{name: lambda data, name=name: rso.models.build(name, data) for name in rso.models.MODELS},
     "residual": lambda data: Residual(),
     "mixes rows": lambda data: MixesRows(),
@@ -253,3 +266,26 @@ GOLDEN = (
     "++-++-++--++++----0-0-+++00---++++--++--------+0--+-+++-+---+---0++-+--+---+-0--+++0+-0--+-+00++0+00"
     "+0-++---++--+0++-+--0-0-++-++-+-+++--0++--0-+--+-+-00++-0+++-0+0--+-------+-+--++0-+0++0++0-+-+-+---"
 )
+
+
+@pytest.mark.parametrize("evaluator", ["cached", "incremental"])
+def test_a_loss_may_write_into_its_outputs(digits64, evaluator):
+    def halved(outputs, targets):
+        return F.cross_entropy(outputs.mul_(0.5), targets)
+
+    model = rso.models.build("one_conv", digits64)
+    runs = []
+    for kind in ("plain", evaluator):
+        found = rso.steps(copy.deepcopy(model), digits64, rso.RSO(1, 40), evaluator=kind, seed=0, loss=halved)
+        runs.append(torch.stack([step.candidate_losses for step in found]))
+    assert torch.allclose(*runs, rtol=1e-11)
+
+
+def test_a_network_whose_images_depend_on_each_other_sees_them_all_at_once(digits64):
+    model = network("mixes rows", digits64)
+    (record,) = rso.fit(model, digits64, rso.RSO(1, 60), seed=0).cycles
+    with torch.no_grad():
+        loss = F.cross_entropy(model(digits64.x_train), digits64.y_train).item()
+    assert record.loss == pytest.approx(loss, rel=1e-12)
+    with pytest.raises(ValueError, match="MixesRows says of an image depends on those beside it: ranks share those"):
+        rso.fit(model, digits64, rso.RSO(1, 60), seed=0, ranks=Ranks(0, 2))

@@ -210,13 +210,26 @@ def no_runs(result):
     del result["runs"]
 
 
+def empty(result):
+    result["runs"] = []
+
+
+def no_time(result):
+    del result["seconds"]
+
+
+def a_number_of_seeds(result):
+    result["seeds"] = 3
+
+
 def a_run_without_cycles(result):
     result["runs"][0]["cycles"] = []
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(other_settings, "other settings"), (no_runs, "damaged"), (a_run_without_cycles, "damaged"), (None, "damaged")],
+    [(other_settings, "other settings")]
+    + [(damage, "damaged") for damage in (no_runs, empty, no_time, a_number_of_seeds, a_run_without_cycles, None)],
 )
 def test_a_file_that_is_not_this_experiments_is_left_alone(done, damage, message):
     path = done / "updates_class.json"

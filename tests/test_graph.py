@@ -57,6 +57,14 @@ def test_a_bias_is_left_out_only_where_nothing_but_batch_norms_takes_it():
     assert "conv.bias" in searched(relu_between)
 
 
+def test_a_batch_norm_may_have_any_name():
+    """fx calls the end of every network "output"."""
+    named = nn.Sequential()
+    for name, module in (("output", nn.BatchNorm2d(3)), ("flatten", nn.Flatten()), ("fc", nn.Linear(192, 10))):
+        named.add_module(name, module)
+    assert searched(named) == {"output.weight", "output.bias", "fc.weight", "fc.bias"}
+
+
 def test_a_bias_of_each_feature_is_searched_where_the_batch_norm_has_other_channels():
     model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 5), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(15, 10))
     assert "1.bias" in searched(model)

@@ -83,6 +83,8 @@ def test_bad_settings_and_losses_are_refused(digits):
     model = rso.models.build("one_conv", digits)
     with pytest.raises(ValueError, match=r"\['level'\] are not known here"):
         rso.RSOptimizer(model.named_parameters(), seed=0, level="layer")
+    with pytest.raises(TypeError, match=r"a Parameter without a name: expected model\.named_parameters\(\)"):
+        rso.RSOptimizer(model.parameters(), seed=0)
     with pytest.raises(ValueError, match="cycles is 0"):
         rso.RSOptimizer(model.named_parameters(), seed=0, cycles=0)
     optimizer = rso.RSOptimizer(model.named_parameters(), seed=0)

@@ -13,7 +13,7 @@ from rso_lab.sgd import schedule_of
 BAD = {
     "epochs": [0, 1.5, None, True],
     "batch_size": [0, -1, "10"],
-    "learning_rate": [0, -1.0, float("nan"), float("inf"), "0.1", None],
+    "learning_rate": [0, 10**400, -1.0, float("nan"), float("inf"), "0.1", None],
     "momentum": [-0.1, 1, float("nan"), None],
     "weight_decay": [-1e-4, float("inf"), True],
     "warm_up": [-1, 0.5, None],

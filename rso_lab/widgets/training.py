@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from IPython.display import HTML, display
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from rso_lab import plots
-from rso_lab.cost import descent_cost, layer_costs, step_cost
+from rso_lab.cost import StepCosts, descent_cost
 from rso_lab.data import Data
 from rso_lab.experiments import held_out
 from rso_lab.graph import Network
@@ -104,12 +104,11 @@ class Search(Training):
     """RSO: a step is a proposal."""
 
     def __init__(self, model: nn.Module, data: Data, method: RSO, seed: int):
-        super().__init__(model, data, seed)
         self.method = method
+        super().__init__(model, data, seed)
         self.sizes = {layer.name: layer.size for layer in searched_layers(self.network, method)}
         self.cycle_length = sum(self.sizes.values())  # proposals
         self.every, self.total = max(1, self.cycle_length // 4), self.cycle_length * method.cycles
-        self.costs = layer_costs(self.network, data.x_train, method, "incremental")
 
     def begin(self) -> None:
         """Nothing is searched yet."""
@@ -117,7 +116,7 @@ class Search(Training):
         self.proposals = 0
         self.kept: dict[str, float] = {}  # share of weights that the last whole sweep of a layer kept
         self.choices: Counter = Counter()  # of the sweep that is under way
-        self.batch: Tensor | None = None
+        self.costs = StepCosts(self.network, self.data.x_train, self.method, "incremental")
 
     def work(self) -> Generator[Step]:
         """The search."""
@@ -131,12 +130,10 @@ class Search(Training):
         if self.choices.total() == self.sizes.get(layer, self.cycle_length):
             self.kept[layer] = self.choices["keep"] / self.choices.total()
             self.choices.clear()
-        evaluations = 3 if self.method.opposite else 2
         self.proposals += 1
         self.updates = self.proposals / self.cycle_length
-        self.evaluations += evaluations
-        self.multiply_adds += step_cost(self.costs[step.layer], evaluations, step.batch, self.batch)
-        self.batch = step.batch
+        self.evaluations += self.costs.evaluations
+        self.multiply_adds += self.costs.of(step)
 
 
 class Descent(Training):
