@@ -228,7 +228,8 @@ print(rso.lessons.yours(prediction))
 
 # %% [markdown]
 # **No decision has changed.** (Should one be missing in yours: it was a tie, which the last digits decide. In a long run such a
-# tie comes, and from there on it is another run, as with another seed.) The time falls, and by less than the count. Digits are small pictures, 8 x 8 and at the end 2 x 2. There, what is no multiply-add weighs much:
+# tie comes, and from there on it is another run, as with another seed.) The time falls, and by less than the count. Digits are
+# small pictures, 8 x 8 and at the end 2 x 2. There, what is no multiply-add weighs much:
 #
 # * drawing and fetching the images of each mini-batch,
 # * writing activations to memory and reading them again,
