@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,6 +85,9 @@ def test_the_tables_of_the_docs_are_the_recorded_ones():
     for row in json.loads((ROOT / "results" / "learners.json").read_text("utf-8"))["learners"]:
         figures = f"{row['seconds']:.0f} s | {row['slowest_cell']:.0f} s | {row['megabytes']:.0f} MB"
         assert f"| {row['learners']} | {figures} |" in text
+    clicks = json.loads((ROOT / "results" / "clicks.json").read_text("utf-8"))["milliseconds"]
+    waited = [milliseconds for widget in clicks.values() for took in widget.values() for milliseconds in took]
+    assert f"within {np.ceil(max(waited) / 10) / 100} seconds ({len(waited)} clicks" in text
 
 
 @torch.no_grad()
