@@ -97,7 +97,7 @@ def test_the_network_is_counted_as_often_as_it_is_run(digits, monkeypatch, paral
     begin = IncrementalEvaluator.begin_batch
     monkeypatch.setattr(IncrementalEvaluator, "begin_batch", lambda self, rows: runs.append(0) or begin(self, rows))
     settings = rso.RSO(1, 30, parallel=parallel, order=order, batch_every=batch_every)
-    model = rso.models.build("two_conv", digits)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 10))
     costs = StepCosts(Network(model, digits.x_train[:2]), digits.x_train, settings, "incremental")
     counted = 0
     for step in rso.steps(model, digits, settings, seed=0):
