@@ -214,6 +214,7 @@ def test_the_grid_is_the_recorded_search():
     assert seen.best == (5000, 0.1)
     assert "20 runs" in seen.said.value
     assert "–" in [text.get_text() for text in seen.figure.axes[0].texts]
+    assert "A dash: not all runs got to 90 %." in seen.said.value
     seen.best_by.value = "accuracy"
     assert seen.best == (100, 0.1)
     assert seen.said.value in seen.image.value

@@ -17,7 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rso_lab as rso
-from rso_lab.ranks import ALONE, Ranks, RanksError
+from rso_lab.ranks import ALONE, Ranks, RanksError, joined
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -173,6 +173,26 @@ def test_what_cannot_be_shared_is_refused(method, loss, message, digits):
     options = {} if loss is None else {"loss": loss}
     with pytest.raises(ValueError, match=message):
         rso.fit(rso.models.build("one_conv", digits), digits, method, seed=0, ranks=Ranks(0, 2), **options)
+
+
+@pytest.mark.parametrize(("gpus", "backend", "own"), [(0, "gloo", []), (2, "cpu:gloo,cuda:nccl", [1])])
+def test_what_is_on_a_gpu_goes_over_nccl_and_the_rest_over_gloo(gpus, backend, own, monkeypatch):
+    """What torch is asked for; NCCL itself needs GPUs."""
+    asked, chosen = [], []
+    for module, name, double in (
+        (dist, "is_torchelastic_launched", lambda: True),
+        (dist, "init_process_group", asked.append),
+        (dist, "get_rank", lambda: 1),
+        (dist, "get_world_size", lambda: 2),
+        (dist, "destroy_process_group", lambda: asked.append("end")),
+        (torch.cuda, "device_count", lambda: gpus),
+        (torch.cuda, "set_device", chosen.append),
+    ):
+        monkeypatch.setattr(module, name, double)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with joined() as ranks:
+        assert ranks == Ranks(1, 2)
+    assert (asked, chosen) == ([backend, "end"], own)
 
 
 @pytest.mark.parametrize("parallel", [None, "neuron", "layer"])
