@@ -47,7 +47,8 @@ class RSOptimizer(torch.optim.Optimizer):
         for pair in named_parameters:
             if not isinstance(pair, tuple):
                 raise TypeError(f"a {type(pair).__name__} without a name: expected model.named_parameters()")
-            everything |= dict([pair])
+            name, parameter = pair
+            everything[name] = parameter
         self.named_parameters = {name: p for name, p in everything.items() if p.requires_grad}
         super().__init__(list(self.named_parameters.items()), defaults={})
         self.settings = RSO(cycles, batch_size=1, **settings)

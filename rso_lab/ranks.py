@@ -69,9 +69,8 @@ class Ranks:
             return
         digest = hashlib.sha256(repr(settings).encode())
         for tensor in tensors:
-            digest.update(
-                tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )  # numpy has no bfloat16
+            as_bytes = tensor.detach().cpu().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
+            digest.update(as_bytes.numpy().tobytes())
         mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
         if any(not torch.equal(other, mine) for other in self.gather(mine)):
             raise RanksError(f"the ranks disagree about {about}: are their processors and packages the same?")

@@ -139,7 +139,7 @@ WRONG_USE = [
     (["train", "--sigma-scale", "nan"], "sigma_scale is nan"),
     (["train", "--sigma-end", "0"], "sigma_end is 0.0"),
     (["train", "--level", "neuron"], "--level"),
-    (["train", "--out", "run.json", "--weights", "./run.json"], "--out and --weights name the same file"),
+    (["train", "--out", "run.json", "--weights", "there/../run.json"], "--out and --weights name the same file"),
 ]
 
 
