@@ -19,7 +19,7 @@
 # RSO changes one weight at a time, so some weight must be first. Does it matter which? After this lesson you can
 #
 # * say in which orders the weights of a layer, and the layers, may be visited, and write them down as loops,
-# * say why the paper goes from the output to the input,
+# * say what rests while a layer is searched, whichever end comes first,
 # * tell a difference from chance, when all you have is a few runs.
 
 # %%
