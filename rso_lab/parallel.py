@@ -3,6 +3,7 @@
 What is merged depends on what was drawn, and not on which rank computed which part of it.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -30,12 +31,10 @@ def layer_search(parallel: str | None, ranks: Ranks = ALONE) -> SearchLayer:
 
 def weights_apart(sweep: Sweep, generator: torch.Generator, ranks: Ranks) -> Iterator[Step]:
     """Each weight against the layer as it was before the sweep; the choices are merged at its end."""
-    turns = list(sweep.turns(generator))
-    on_batch: list[list[int]] = []
-    for number, turn in enumerate(turns):
-        if turn.is_new:
-            on_batch.append([])
-        on_batch[-1].append(number)
+    groups = list(sweep.groups(generator))
+    turns = [turn for group in groups for turn in group]
+    ends = list(itertools.accumulate((len(group) for group in groups), initial=0))
+    on_batch = [list(range(*ends_of_group)) for ends_of_group in itertools.pairwise(ends)]
     if len(on_batch) < ranks.count:
         on_batch = [numbers[first :: ranks.count] for numbers in on_batch for first in range(ranks.count)]
     losses = _zeros(turns)
@@ -47,7 +46,7 @@ def weights_apart(sweep: Sweep, generator: torch.Generator, ranks: Ranks) -> Ite
 
 def neurons_apart(sweep: Sweep, generator: torch.Generator, ranks: Ranks) -> Iterator[Step]:
     """The weights of each output neuron in turn, the other neurons as they were before the sweep; merged at its end."""
-    turns = list(sweep.turns(generator))
+    turns = [turn for group in sweep.groups(generator) for turn in group]
     of_neuron: dict[int, list[int]] = defaultdict(list)
     for number, turn in enumerate(turns):
         of_neuron[turn.visit.index[0]].append(number)

@@ -7,7 +7,7 @@
  9-10  for each layer from the last on        search_cycle (the orders are in visits)
 11     for each of its weights w_j            one_by_one
 12     x, l ~ X, L;  dw_j ~ N(0, sigma_d)     draw_batch, propose
-13-14  W <- argmin of F(x, l, .) over         evaluator.losses, choose, apply
+13-14  W <- argmin of F(x, l, .) over         evaluator.search: losses, choose; apply
        W + dW_j, W, W - dW_j
 15-19  d <- d - 1, end, return W              search_cycle, search
 """
@@ -34,6 +34,7 @@ from rso_lab.visits import Index, Visit, sweeps
 Choice = Literal["keep", "plus", "minus"]
 CANDIDATES: tuple[Choice, ...] = get_args(Choice)  # w, w + delta, w - delta: the order of the three in a tensor
 LossFunction = Callable[[Tensor, Tensor], Any]  # (outputs (B, classes), targets (B,)) -> one number
+Decide = Callable[[Tensor], Tensor]  # the three losses (3,) -> the place () of the chosen one
 Settings = TypeVar("Settings")
 
 
@@ -179,6 +180,17 @@ class Evaluator(Protocol):
     def begin_batch(self, rows: Tensor) -> None:
         """These rows (B,) of the training set are the mini-batch from here on."""
 
+    def search(
+        self, proposals: list[Proposal], opposite: bool, penalties: Tensor | None, decide: Decide
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Lines 13-14 for one proposal after another, each in the network as the ones before have left it.
+
+        Yields, for so many of them as it searches at a time, the candidates' losses (p, 3), float64, NaN for one not
+        tried, and the places (p,) of the chosen candidates. Before it goes on, the caller gives the weights these
+        values. No weight may be proposed twice. `penalties` (P, 3): what weight decay adds to each loss, as if no
+        other proposal were accepted.
+        """
+
     def losses(self, proposals: list[Proposal], opposite: bool) -> Tensor:
         """The candidates' losses (P, 3), float64, NaN for one not tried, each as if no other were proposed.
 
@@ -236,7 +248,6 @@ class Turn:
 
     visit: Visit
     rows: Tensor  # (batch_size,) of the training set, on the CPU
-    is_new: bool  # whether the mini-batch is another than that of the visit before
     proposal: Proposal
 
 
@@ -259,36 +270,50 @@ class Sweep:
         return self.layer is not None and self.layer.is_convolution
 
     @property
+    def held(self) -> list[list[Visit]]:
+        """The visits, in groups that share a mini-batch."""
+        groups = [self.visits[:1]]
+        for before, visit in itertools.pairwise(self.visits):
+            if changes_batch(before, visit, self.settings):
+                groups.append([])
+            groups[-1].append(visit)
+        return groups
+
+    @property
     def rows(self) -> int:
         """How many the mini-batches have in all; where the neurons are searched apart, each begins them anew."""
         apart = self.settings.parallel == "neuron" and self.is_convolution
-        begun, batch = set(), 0
-        for number, visit in enumerate(self.visits):
-            batch += number > 0 and changes_batch(self.visits[number - 1], visit, self.settings)
-            begun.add((batch, visit.index[0] if apart else None))
-        return len(begun) * self.settings.batch_size
+        begun = sum(len({visit.index[0] for visit in visits}) if apart else 1 for visits in self.held)
+        return begun * self.settings.batch_size
 
-    def turns(self, generator: torch.Generator) -> Iterator[Turn]:
-        """Line 12 for each visit, in order. A weight is visited once: its proposal holds until its turn comes."""
+    def groups(self, generator: torch.Generator) -> Iterator[list[Turn]]:
+        """Line 12 for each visit, in order, in groups that share a mini-batch.
+
+        A weight is visited once: its proposal holds until its turn comes.
+        """
         settings = self.settings
         scale = settings.sigma_scale * annealing(self.cycle, settings) * (1 if settings.level == "weight" else 0.1)
         parameters = dict(self.model.named_parameters())
-        held = None
-        for visit in self.visits:
-            is_new = held is None or changes_batch(held, visit, settings)
-            held = visit
-            if is_new:
-                rows = draw_batch(self.size, settings.batch_size, generator)
-            proposal = propose(visit, parameters, self.sigmas, scale, settings.distribution, generator)
-            yield Turn(visit, rows, is_new, proposal)
+        for visits in self.held:
+            rows = draw_batch(self.size, settings.batch_size, generator)
+            proposals = propose_all(visits, parameters, self.sigmas, scale, settings.distribution, generator)
+            yield [Turn(visit, rows, proposal) for visit, proposal in zip(visits, proposals, strict=True)]
+
+    def search(self, turns: list[Turn], decide: Decide) -> Iterator[tuple[Tensor, Tensor]]:
+        """Lines 13-14 on the mini-batch of these turns: see `Evaluator.search`."""
+        proposals = [turn.proposal for turn in turns]
+        self.evaluator.begin_batch(turns[0].rows)
+        return self.evaluator.search(proposals, self.settings.opposite, self.penalties(proposals), decide)
 
     def losses(self, proposals: list[Proposal]) -> Tensor:
-        """The candidates' losses (P, 3), weight decay included (line 13)."""
-        losses = self.evaluator.losses(proposals, self.settings.opposite)
-        if not self.settings.weight_decay:
-            return losses
-        norms = [torch.as_tensor(square_norms(proposal, self.model)).expand(3) for proposal in proposals]
-        return losses + self.settings.weight_decay / 2 * torch.stack(norms)
+        """The candidates' losses (P, 3), each as if no other were proposed, weight decay included (line 13)."""
+        losses, penalties = self.evaluator.losses(proposals, self.settings.opposite), self.penalties(proposals)
+        return losses if penalties is None else losses + penalties
+
+    def penalties(self, proposals: list[Proposal]) -> Tensor | None:
+        """What weight decay adds to the candidates' losses (P, 3); None where it is 0."""
+        decay = self.settings.weight_decay
+        return decay / 2 * square_norms(proposals, self.model) if decay else None
 
     def step(self, turn: Turn, losses: Tensor, choice: Tensor) -> Step:
         """What happened at a turn."""
@@ -310,28 +335,26 @@ class Sweep:
 SearchLayer = Callable[[Sweep, torch.Generator], Iterator[Step]]
 
 
-def one_by_one(
-    sweep: Sweep, generator: torch.Generator, decide: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[Step]:
+def one_by_one(sweep: Sweep, generator: torch.Generator, decide: Decide | None = None) -> Iterator[Step]:
     """Lines 11-14: each weight in the network as the weights before it have left it.
 
     `decide` takes the place of `choose`.
     """
     unread: list[Tensor] = []  # losses of the network in force
     layers: list[str | None] = []
-    for turn in sweep.turns(generator):
-        if turn.is_new:
-            sweep.evaluator.begin_batch(turn.rows)
-        (losses,) = sweep.losses([turn.proposal])
-        unread.append(losses[0])
-        layers.append(turn.visit.layer)
-        if losses.is_cpu or turn.visit is sweep.visits[-1]:  # a GPU need not wait for Python at each weight
-            sweep.refuse_not_finite(unread, layers)
-            unread, layers = [], []
-        choice = (decide or choose)(losses)
-        apply(turn.proposal, choice)
-        sweep.evaluator.commit(turn.proposal, choice)
-        yield sweep.step(turn, losses, choice)
+    for turns in sweep.groups(generator):
+        waiting = iter(turns)
+        for losses, choices in sweep.search(turns, decide or choose):
+            searched = list(itertools.islice(waiting, len(losses)))
+            unread += losses[:, 0]
+            layers += [turn.visit.layer for turn in searched]
+            last = searched[-1].visit is sweep.visits[-1]
+            if losses.is_cpu or last:  # a GPU need not wait for Python at each weight
+                sweep.refuse_not_finite(unread, layers)
+                unread, layers = [], []
+            for turn, tried, choice in zip(searched, losses, choices, strict=True):
+                apply(turn.proposal, choice)
+                yield sweep.step(turn, tried, choice)
 
 
 def searched_layers(network: Network, settings: RSO) -> list[Layer]:
@@ -411,6 +434,29 @@ def propose(
     return Proposal(weights, visit.index, delta, sigma, candidates)
 
 
+def propose_all(
+    visits: list[Visit],
+    parameters: dict[str, nn.Parameter],
+    sigmas: dict[str, float],
+    scale: float,
+    distribution: str,
+    generator: torch.Generator,
+) -> list[Proposal]:
+    """`propose` for each visit; for several of one weight each with few calls of torch."""
+    if len(visits) == 1:
+        return [propose(visits[0], parameters, sigmas, scale, distribution, generator)]
+    names = [visit.names[0] for visit in visits]
+    weights = [parameters[name].detach()[visit.index] for name, visit in zip(names, visits, strict=True)]
+    sigma = [sigmas[name] * scale for name in names]
+    drawn = torch.stack([s * draw(distribution, torch.Size(), generator) for s in sigma]).to(weights[0].dtype)
+    w, move = torch.stack(weights), drawn.to(weights[0].device, non_blocking=True)
+    candidates = torch.stack([w, w + move, w - move], dim=1)
+    return [
+        Proposal({name: weight}, visit.index, {name: delta}, {name: s}, {name: values})
+        for name, weight, visit, delta, s, values in zip(names, weights, visits, drawn, sigma, candidates, strict=True)
+    ]
+
+
 def draw(distribution: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Changes in units of sigma, float64 (§3)."""
     if distribution == "gaussian":
@@ -439,19 +485,22 @@ def as_loss(number: Any, device: torch.device) -> Tensor:
     return torch.as_tensor(number, dtype=torch.float64, device=device).reshape(())
 
 
-def square_norms(proposal: Proposal, model: nn.Module) -> Tensor | int:
-    """|W|^2 for each candidate (3,), or for all, float64; W: the weights of convolutions and linear layers (§4.4)."""
+def square_norms(proposals: list[Proposal], model: nn.Module) -> Tensor:
+    """|W|^2 for each candidate (P, 3), float64; W: the weights of convolutions and linear layers (§4.4)."""
     decayed = {
         f"{name}.weight".lstrip("."): module.weight.detach().double()
         for name, module in model.named_modules()
         if isinstance(module, _ConvNd | nn.Linear)
     }
-    norms = sum(weight.square().sum() for weight in decayed.values())
-    for name, values in proposal.candidates.items():
-        if name in decayed:
-            squares = values.double().square().reshape(3, -1).sum(1)
-            norms = norms + squares - squares[0]
-    return norms
+    (values, *_) = proposals[0].candidates.values()
+    norms = sum((weight.square().sum() for weight in decayed.values()), values.new_zeros((), dtype=torch.float64))
+    found = norms.expand(len(proposals), 3).clone()
+    for norm, proposal in zip(found, proposals, strict=True):
+        for name, values in proposal.candidates.items():
+            if name in decayed:
+                squares = values.double().square().reshape(3, -1).sum(1)
+                norm += squares - squares[0]
+    return found
 
 
 def choose(losses: Tensor) -> Tensor:
@@ -500,6 +549,21 @@ class PlainEvaluator:
     def entering(self, rows: Tensor) -> Values:
         """What enters at node `start`, for these rows."""
         return {self.network.input: self.data.x_train[rows]}
+
+    def search(
+        self, proposals: list[Proposal], opposite: bool, penalties: Tensor | None, decide: Decide
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The definition: one proposal at a time."""
+        accepted: Tensor | float = 0.0  # what the accepted changes have added to the penalty
+        for number, proposal in enumerate(proposals):
+            losses = self.losses([proposal], opposite)
+            if penalties is not None:
+                losses = losses + penalties[number] + accepted
+            choice = decide(losses[0])
+            if penalties is not None:
+                accepted = accepted + penalties[number].gather(0, choice.view(1))[0] - penalties[number, 0]
+            yield losses, choice.view(1)
+            self.commit(proposal, choice)
 
     def losses(self, proposals: list[Proposal], opposite: bool) -> Tensor:
         """Run the network with each candidate's weights."""
