@@ -20,6 +20,7 @@ from rso_lab.ranks import ALONE, Ranks
 from rso_lab.workers import workers
 
 PIECE = 100  # rows that are run at a time where it is a whole data set: bounds the memory, and fits the cache
+PIECE_ON_GPU = 5000
 
 CHECKPOINT = 2**30  # bytes that may be stored on the way, to go on from
 
@@ -52,6 +53,17 @@ class Layer:
     def size(self) -> int:
         """How many weights are searched in it, biases included."""
         return sum(parameter.numel() for parameter in self.parameters.values())
+
+
+def in_float32(function: Callable) -> Callable:
+    """No TF32 within the function: torch lets convolutions on a GPU round their inputs to 10 bits unless told."""
+
+    @functools.wraps(function)
+    def exactly(*args: Any, **kwargs: Any) -> Any:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return function(*args, **kwargs)
+
+    return exactly
 
 
 def pieces(size: int, largest: int) -> list[slice]:
@@ -126,6 +138,7 @@ class Network(fx.Interpreter):
         self.batch_norms = self._positions(lambda module: isinstance(module, _BatchNorm))
         self.stale = set(self.batch_norms)  # those whose statistics are not those of the network in force
         self.mixes_rows = False
+        self.piece = PIECE if example.device.type == "cpu" else PIECE_ON_GPU
         self.layers = self._find_layers(self._try(example))
         self.mixes_rows = self._mixes_rows(example)
 
@@ -134,6 +147,7 @@ class Network(fx.Interpreter):
         outputs = self.in_pieces({self.input: x}, lambda values, rows: values[self.nodes[-1]])
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
+    @in_float32
     def propagate(
         self,
         values: Values,
@@ -176,13 +190,12 @@ class Network(fx.Interpreter):
             return then(copy.copy(self).propagate(values, **part), rows)  # each thread has an environment of its own
 
         size = len(next(iter(given.values())))
-        return workers().run(
-            [functools.partial(run, rows) for rows in pieces(size, size if self.mixes_rows else PIECE)]
-        )
+        tasks = [functools.partial(run, rows) for rows in pieces(size, size if self.mixes_rows else self.piece)]
+        return workers().run(tasks, None if self.piece == PIECE else 1)
 
     def is_one_piece(self, rows: int) -> bool:
         """Whether so many rows are not cut."""
-        return self.mixes_rows or rows <= PIECE
+        return self.mixes_rows or rows <= self.piece
 
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """What the module `target` puts out: fx calls this for each module in the graph."""

@@ -10,7 +10,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def versions() -> dict[str, str]:
     """Of Python and of the packages that a result depends on; in a checkout, of the code by its commit."""
     packages = ("torch", "torchvision", "numpy", "scikit-learn", "rso-lab")
-    found = {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):  # run from a folder, say
+            found[package] = version(package)
     here = Path(__file__).parent
     with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, no checkout
         git = functools.partial(subprocess.check_output, cwd=here, stderr=subprocess.DEVNULL, text=True)

