@@ -188,7 +188,7 @@ def time_layer(data: rso.Data, device: torch.device, name: str, kind: Any, batch
     _, _, sweep = swept(data, device, name, kind, batch_size)
     sweep = replace(sweep, visits=sweep.held[0])
     for _ in one_by_one(sweep, torch.Generator().manual_seed(0)):  # makes room, chooses and records
-        if kind is not OnDeviceEvaluator:
+        if kind not in (OnDeviceEvaluator, without_graphs):
             break
     synchronize(device)
     begun = time.perf_counter()
@@ -200,7 +200,7 @@ def time_layer(data: rso.Data, device: torch.device, name: str, kind: Any, batch
     while time.perf_counter() - begun < seconds:
         for _ in one_by_one(sweep, torch.Generator().manual_seed(0)):
             steps += 1
-            if kind is not OnDeviceEvaluator and time.perf_counter() - begun > seconds:
+            if kind not in (OnDeviceEvaluator, without_graphs) and time.perf_counter() - begun > seconds:
                 break
     synchronize(device)
     return batch, (time.perf_counter() - begun) / steps

@@ -66,7 +66,7 @@ def _prologue(part: Part, parts: list[Part], path: Path, pooling: bool = True) -
     before = {other.node: other for other in parts if other.stage == part.stage and other is not path.origin}
     node = part.source
     kinds = [_is_pool_2x2] if pooling else []
-    for fits_kind in (*kinds, _is_relu, _is_batch_norm):
+    for fits_kind in (*kinds, is_relu, _is_batch_norm):
         other = before.get(node)
         entered = part.kind == "mix" and node is part.source and node in path.split
         if other is None or not fits_kind(other) or len(node.users) > 1 or (node in path.stored and not entered):
@@ -88,7 +88,8 @@ def _is_pool_2x2(part: Part) -> bool:
     return exact and twos and module.padding in (0, (0, 0)) and not module.ceil_mode
 
 
-def _is_relu(part: Part) -> bool:
+def is_relu(part: Part) -> bool:
+    """Whether a part is a ReLU."""
     return isinstance(part.module, nn.ReLU) or part.node.target in (torch.relu, nn.functional.relu)
 
 
@@ -306,4 +307,4 @@ def _code(part: Part) -> int:
     """The prologue's number, as the kernels have it."""
     pools = [other.module for other in part.prologue if _is_pool_2x2(other)]
     kind = 0 if not pools else 2 if isinstance(pools[0], nn.AvgPool2d) else 4
-    return kind + any(_is_relu(other) for other in part.prologue)
+    return kind + any(is_relu(other) for other in part.prologue)

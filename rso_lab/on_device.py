@@ -12,6 +12,7 @@ a change which dies out is exactly 0. Where it has entered all channels, the los
 import functools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,10 +21,16 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from rso_lab.data import Data
+from rso_lab.fused import is_relu
 from rso_lab.graph import Layer, Network, Values, in_float32
 from rso_lab.paths import Part, Path, Span, enters, find_path, first_input
 from rso_lab.ranks import ALONE, Ranks
 from rso_lab.rso import CachedEvaluator, Decide, LossFunction, Proposal, as_loss, choose
+
+try:
+    from rso_lab import gpu_kernels
+except ImportError:  # Triton is missing
+    gpu_kernels = None  # type: ignore[assignment]
 
 AT_ONCE = 256  # proposals that a GPU searches before the caller has the choices: some tenths of a second
 
@@ -115,6 +122,8 @@ class Followed:
         beside = {n for part in self.moving if part is not path.origin for n in part.node.all_input_nodes}
         self.needed = self.replaced | (beside - path.affected)
         self.reach = _reach(path.origin, examples)
+        self.compiled = gpu_kernels is not None and self.dtype == torch.float32 and self.device.type == "cuda"
+        self.reference: dict[fx.Node, Tensor] = {}
         self.graphs: dict[str, Any] = {}
         self.kept: Values = {}
         self.entered: dict[str, Tensor] = {}
@@ -147,8 +156,12 @@ class Followed:
         known = place.get(key)
         if isinstance(known, Tensor) and isinstance(value, Tensor) and known.shape == value.shape:
             known.copy_(value)
+        elif isinstance(value, Tensor):
+            channels_last = self.compiled and key in self.replaced and self.spans[key] is None and value.dim() == 4
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            place[key] = value.clone(memory_format=layout)
         else:
-            place[key] = value.clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value
+            place[key] = value
 
     @torch.no_grad()
     def take(self, proposals: list[Proposal], opposite: bool, penalties: Tensor | None) -> None:
@@ -160,7 +173,8 @@ class Followed:
         moves = (values.double() - values[:, :1].double()).to(self.dtype)  # exact: of what the weight would become
         count, slots = moves.shape
         self.many = count > 1
-        if self.slots != slots or len(self.moves) < count:
+        fresh = self.slots != slots or len(self.moves) < count
+        if fresh:
             self.graphs.clear()
             self.slots = slots
             self.moves = moves.new_zeros(count, slots)
@@ -177,9 +191,16 @@ class Followed:
         self.moves.zero_()
         self.at.zero_()
         self.accepted.zero_()
+        if fresh and self.compiled:
+            self.run(self.kinds[0], self.many)  # for `reference`
         if self.many:
-            self.current.copy_(self.run(self.kinds[0], self.many)[:1])  # with a change of 0
+            self.play(f"{self.kinds[0]} current", functools.partial(self._measure, self.kinds[0]))
         self.moves[:count].copy_(moves)
+
+    @torch.no_grad()
+    def _measure(self, kind: str) -> None:
+        """The loss of the network as it is: with a change of 0."""
+        self.current.copy_(self.run(kind, self.many)[:1])
 
     def _index(self, kind: str, index: tuple[int, ...]) -> tuple[int, int, int]:
         """Of a weight: its output channel, the channel that it multiplies, and its place in the kernel."""
@@ -208,18 +229,17 @@ class Followed:
 
     def step(self, kind: str) -> None:
         """Search the next proposal."""
-        if not self.use_graphs:
-            self._step(kind)
-            return
-        key = f"{kind} {self.many}"
-        if key not in self.graphs:
-            self._step(kind)  # once as it is: libraries prepare themselves
+        self.play(f"{kind} {self.many}", functools.partial(self._step, kind))
+
+    def play(self, key: str, work: Callable[[], None]) -> None:
+        """Do the work, by its CUDA graph from the second time on."""
+        if not self.use_graphs or key not in self.graphs:
+            work()  # once as it is: libraries prepare themselves
             self.graphs[key] = None
-        elif self.graphs[key] is None:
-            self.graphs[key] = captured(functools.partial(self._step, kind))
-            self.graphs[key].replay()
-        else:
-            self.graphs[key].replay()
+            return
+        if self.graphs[key] is None:
+            self.graphs[key] = captured(work)
+        self.graphs[key].replay()
 
     def _step(self, kind: str) -> None:
         self.try_one(kind)
@@ -250,6 +270,8 @@ class Followed:
             kept, values = self.kept[node], self.computed[node]
             if self.spans[node] is not None:  # all slots, some channels
                 kept.index_copy_(1, self.channels(node), values.index_select(0, choice)[0])
+            elif self.compiled and self.first and gpu_kernels.alike(kept, values[0]):
+                gpu_kernels.keep(kept, values, choice)
             elif self.first == 0:
                 kept.copy_(values.index_select(0, choice)[0])
             else:
@@ -263,6 +285,7 @@ class Followed:
         self.channel, self.input, self.place = self.indices.index_select(0, self.at)[0].split(1)
         self.move = self.moves.index_select(0, self.at)[0]
         self.computed: dict[fx.Node, Any] = {}
+        self.sums: dict[fx.Node, Tensor] = {}
         for part in self.moving:
             self.computed[part.node] = self.stepped(kind) if part is self.path.origin else self.compute(part)
             for node in part.node.all_input_nodes:
@@ -295,8 +318,15 @@ class Followed:
         if part.kind == "mix":
             if enters(part, self.spans):
                 return self.entering(part)
-            return self.per_row(module, self.fetch(part.source, node))
+            value = self.fetch(part.source, node)
+            if self.compiled and gpu_kernels.takes(module):
+                return self.convolve(node, module, value, module.weight)
+            return self.per_row(module, value)
         if part.kind == "norm":
+            if part.source in self.sums and module.affine:
+                x, count = self.computed[part.source], self.size * self.examples[node][0, 0].numel()
+                sums, reference = self.sums.pop(part.source), self.reference[part.source]
+                return Normalised(x, *gpu_kernels.scale_and_offset(sums, reference, count, module))
             gamma, beta = _gamma_and_beta(module)
             if span is not None:
                 at = self.channels(node)
@@ -305,14 +335,20 @@ class Followed:
         if part.kind == "flatten":
             return _stacked(self.fetch(part.source, node)).flatten(2)
         if part.kind == "channelwise":
+            value = self.fetch(part.source, node)
+            if isinstance(value, Normalised) and is_relu(part):
+                return replace(value, relu=True)
+            window = _window(part, self.examples) if isinstance(value, Normalised) else None
+            if window is not None:
+                return gpu_kernels.average(value.x, (value.scale, value.offset), value.relu, window)
             if module is not None:
-                return self.per_row(module, self.fetch(part.source, node))
+                return self.per_row(module, value)
             arguments = map_arg(node.args, lambda n: _rows(self.fetch(n, node)))
             named = map_arg(node.kwargs, lambda n: _rows(self.fetch(n, node)))
             value = self.call(node, arguments, named)
             return value.view(-1, self.size, *value.shape[1:])
         slots = range(self.slots - self.first)
-        values = {n: self.fetch(n, node) for n in node.all_input_nodes}
+        values = {n: _plain(self.fetch(n, node)) for n in node.all_input_nodes}
         if node.op == "output":
             return values[node.all_input_nodes[0]]
         each = [{n: value[s] for n, value in values.items()} for s in slots]
@@ -342,8 +378,26 @@ class Followed:
         weight = weight.index_select(1, inputs)
         if isinstance(layer, nn.Linear):
             return kept + change @ weight.T
+        if self.compiled and not inside and gpu_kernels.takes(layer):
+            return self.convolve(part.node, layer, change, weight, kept)
         moved = F.conv2d(change.flatten(0, 1), weight, None, layer.stride, layer.padding, layer.dilation)
         return moved.view(len(change), self.size, *moved.shape[1:]).add_(kept)
+
+    def convolve(self, node: fx.Node, layer: Any, value: Any, weight: Tensor, kept: Tensor | None = None) -> Tensor:
+        """A convolution by the compiled kernel; the sums for a batch norm behind it wait in `sums`."""
+        reference = self.reference.setdefault(node, weight.new_zeros(len(weight)))
+        lazy = isinstance(value, Normalised)
+        y, sums = gpu_kernels.convolve(
+            value.x if lazy else _stacked(value),
+            weight,
+            layer,
+            reference,
+            normalised=(value.scale, value.offset) if lazy else None,
+            relu=lazy and value.relu,
+            kept=kept,
+        )
+        self.sums[node] = sums
+        return y
 
     def fetch(self, node: fx.Node, taker: fx.Node) -> Any:
         """What a node puts out for every candidate, as far as `taker` takes it: some channels, or all."""
@@ -369,6 +423,22 @@ class Followed:
         return (
             start if span.stop - span.start == 1 else start + torch.arange(span.stop - span.start, device=self.device)
         )
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """x (S, B, C, ...), times a scale and plus an offset (S, C), through a ReLU or not: computed where it is read."""
+
+    x: Tensor
+    scale: Tensor
+    offset: Tensor
+    relu: bool = False
+
+    def tensor(self) -> Tensor:
+        """Its values."""
+        scale, offset = (a.view(len(a), 1, -1, *[1] * (self.x.dim() - 3)) for a in (self.scale, self.offset))
+        value = torch.addcmul(offset, self.x, scale)
+        return value.relu_() if self.relu else value
 
 
 def normalised(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
@@ -424,8 +494,25 @@ def _gamma_and_beta(norm: Any) -> tuple[Tensor, Tensor]:
     return norm.weight, norm.bias
 
 
+def _window(part: Part, examples: Values) -> tuple[int, int] | None:
+    """Of a pooling that averages whole windows which do not overlap: how high and wide they are."""
+    pool = part.module
+    if isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1)):
+        height, width = examples[part.source].shape[2:]
+        return height, width
+    if not isinstance(pool, nn.AvgPool2d) or pool.padding not in (0, (0, 0)) or pool.divisor_override or pool.ceil_mode:
+        return None
+    size, step = (a if isinstance(a, tuple) else (a, a) for a in (pool.kernel_size, pool.stride))
+    return size if size == step else None
+
+
+def _plain(value: Any) -> Any:
+    return value.tensor() if isinstance(value, Normalised) else value
+
+
 def _stacked(value: Any) -> Tensor:
     """The values of all candidates in one tensor (S, B, ...)."""
+    value = _plain(value)
     return value if isinstance(value, Tensor) else torch.stack(value)
 
 
