@@ -170,7 +170,8 @@ def convolve(
         reference, y, sums, rows, height, width, out_height, out_width, *x.stride(), *beside.stride()[-4:],
         inputs, outputs, min(16, _power(inputs)) if inputs > 1 else 1, max(16, _power(outputs)),
         *layer.kernel_size, *layer.stride, *layer.padding, *layer.dilation,
-        normalised is not None, relu, kept is not None, kept is None and layer.bias is not None, PRECISION, BLOCK, num_warps=WARPS,
+        normalised is not None, relu, kept is not None, kept is None and layer.bias is not None, PRECISION, BLOCK,
+        num_warps=WARPS,
     )  # fmt: skip
     return y.permute(0, 1, 4, 2, 3), sums.sum(1, dtype=torch.float64)
 
