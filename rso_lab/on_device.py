@@ -11,6 +11,7 @@ a change which dies out is exactly 0. Where it has entered all channels, the los
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,13 +48,14 @@ class OnDeviceEvaluator(CachedEvaluator):
 
     def __init__(self, network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE):
         super().__init__(network, data, loss, ranks)
+        self.followed: Followed | None = None
         x = data.x_train[:2]
         with torch.no_grad():
             self.examples = {network.input: x, **network.propagate({network.input: x}, keep=network.nodes[1:])}
 
     def begin_sweep(self, layer: Layer | None, rows: int) -> None:
         """Fill the activation cache where it pays, and find the path behind the layer."""
-        self.followed: Followed | None = None  # its memory is needed now
+        self._forget()
         super().begin_sweep(layer, rows)
         followable = layer is not None and self.ranks.count == 1
         path = find_path(self.network, layer, self.examples) if followable and layer else None
@@ -65,9 +67,18 @@ class OnDeviceEvaluator(CachedEvaluator):
         if self.path is None:
             return
         if self.followed is None or self.followed.size != len(rows):
+            self._forget()
             self.followed = Followed(self.network, self.path, self.examples, len(rows), self.loss_function)
             self.followed.use_graphs = self.use_graphs and self.targets.is_cuda
         self.followed.begin(self.values, self.targets)
+
+    def _forget(self) -> None:
+        """Free what was followed. torch frees the memory of a graph that is gone only when told, outside of graphs."""
+        if self.followed is None:
+            return
+        self.followed = None
+        if self.data.x_train.is_cuda:
+            torch.cuda.empty_cache()
 
     def search(
         self, proposals: list[Proposal], opposite: bool, penalties: Tensor | None, decide: Decide
@@ -238,7 +249,13 @@ class Followed:
             self.graphs[key] = None
             return
         if self.graphs[key] is None:
-            self.graphs[key] = captured(work)
+            try:
+                self.graphs[key] = captured(work)
+            except RuntimeError as error:
+                warnings.warn(f"CUDA graphs are off for {self.path.origin.node}: {error}", stacklevel=2)
+                self.use_graphs = False
+                work()
+                return
         self.graphs[key].replay()
 
     @torch.no_grad()
