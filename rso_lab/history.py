@@ -123,8 +123,8 @@ def machine(device: torch.device) -> str:
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write a state dict that torch.load(weights_only=True) reads."""
+    """Write a state dict that torch.load(weights_only=True) reads, also where there is no GPU."""
     weights = io.BytesIO()  # torch.save's own writing of files hides what went wrong
-    torch.save(model.state_dict(), weights)
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, weights)
     with replacing(path) as file:
         file.write_bytes(weights.getbuffer())
