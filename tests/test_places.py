@@ -103,3 +103,31 @@ def test_two_threads_train_at_once(digits):
     for thread in threads:
         thread.join()
     assert found == [losses()] * 2
+
+
+NO_PLACE = """
+import sys
+import numba.core.caching as caching
+for kind in (caching.CacheImpl, caching.CompileResultCacheImpl, caching.CodeLibraryCacheImpl):
+    kind._locator_classes = []
+from rso_lab import __main__, doctor
+sys.exit(__main__.main(["doctor"]))
+"""
+
+
+def test_without_a_place_for_compiled_loops_they_are_compiled_anew():
+    ended = run_python(NO_PLACE)
+    assert ended.returncode == 0
+    assert "note   numba finds no folder" in ended.stdout
+    assert (
+        "to mend it: name a folder that can be written to in the environment variable NUMBA_CACHE_DIR" in ended.stdout
+    )
+    assert ended.stderr.count("NUMBA_CACHE_DIR") == 1
+
+
+def test_a_numba_that_cannot_be_imported_or_is_switched_off(tmp_path):
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text("raise SystemError('built for another numpy')")
+    ending = "\nfrom rso_lab.fused import kernels\nprint(kernels)"
+    assert run_python(BEGUN + ending, PYTHONPATH=f"{tmp_path}{os.pathsep}{os.getcwd()}").stdout == "None\n"
+    assert run_python(BEGUN + ending, NUMBA_DISABLE_JIT="1").stdout == "None\n"
