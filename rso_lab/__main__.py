@@ -55,8 +55,31 @@ class Failure(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted, 141 nobody reads."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _mend_streams()
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: a stream without a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes both at its end
+        return 141
+
+
+def _mend_streams() -> None:
+    """Where there is no output, write to nowhere; where it does not know a letter, write another."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     if arguments == ["doctor"]:
         return doctor.report()
@@ -66,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse's way to say wrong use, or that it printed the help
         return end.code if isinstance(end.code, int) else 2
     except Failure as failure:
+        if isinstance(failure.__cause__, BrokenPipeError):
+            raise failure.__cause__ from None
         print(f"rso_lab: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

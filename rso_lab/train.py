@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 import os
+import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -332,7 +333,7 @@ def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
     else:
         job.go_on_from(state)
     for line in said if job.ranks.rank == 0 else ():
-        tqdm.write(line)
+        print(line)
 
 
 def _read_state(checkpoints: Checkpoints) -> tuple[State | None, list[str], str]:
@@ -495,13 +496,13 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
     history = History(settings, job.seed, versions(), here, command)
     history.cycles += job.progress.records
     latest = {"loss": "-", "accuracy": "-"}
-    # disable=None: no bar where the output is no terminal.
+    # disable=None: no bar where the output is no terminal. Without a console there is no sys.stderr.
     with tqdm(
         total=total,
         initial=job.progress.evaluations,
         unit=" evaluations",
         unit_scale=True,
-        disable=None if job.ranks.rank == 0 else True,
+        disable=None if job.ranks.rank == 0 and sys.stderr is not None else True,
         dynamic_ncols=True,
     ) as bar:
         if history.cycles:

@@ -188,3 +188,29 @@ def test_names_that_cannot_be_are_refused_before_training(tmp_path, monkeypatch,
 
 def test_a_name_as_long_as_may_be(tmp_path):
     assert main([*TRAIN, "--out", str(tmp_path / (255 * "x"))]) == 0
+
+
+STREAMS = f"""
+import io, os, sys
+import rso_lab as rso
+from rso_lab.__main__ import main
+data = rso.load("digits", train_limit=60, test_limit=9)
+pipe = io.TextIOWrapper
+def gone():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return open(writing, "w")
+codes, console = [], sys.__stdout__
+for out, err in ((None, None), (pipe(io.BytesIO(), "ascii"), pipe(io.BytesIO(), "cp437")), (gone(), gone())):
+    for command in (["train", "--help"], ["experiments"], {TRAIN}):
+        sys.stdout, sys.stderr = out, err
+        codes.append(main(command))
+    sys.stdout, sys.stderr = (out, err) if out is None else (console, console)
+    rso.fit(rso.models.build("one_conv", data), data, rso.RSO(1, 20, level="network"), seed=0)
+print(codes, file=console)
+"""
+
+
+def test_any_stream_will_do():
+    ended = run_python(STREAMS)
+    assert ended.stdout.splitlines()[-1] == "[0, 0, 0, 0, 0, 0, 141, 0, 0]"
