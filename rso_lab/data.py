@@ -113,7 +113,7 @@ def load(
     if name not in NAMES:
         raise ValueError(f"data set {name!r} is not known: choose from {', '.join(NAMES)}")
     for setting, limit in (("train_limit", train_limit), ("test_limit", test_limit)):
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1):
             raise ValueError(f"{setting} is {limit!r}: expected a whole number, at least 1")
     device = usable_device(device)
     x_train, y_train, x_test, y_test = _digits() if name == "digits" else _stored(name, root)
