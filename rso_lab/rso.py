@@ -91,6 +91,7 @@ class RSO:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        as_python(self)
         for setting in fields(self):
             value = getattr(self, setting.name)
             if get_origin(setting.type) is Literal:
@@ -107,6 +108,14 @@ class RSO:
                 raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
         if self.parallel is not None and self.level != "weight":
             raise ValueError(f"parallel is {self.parallel!r}: expected None at the level {self.level!r}")
+
+
+def as_python(settings: Any) -> None:
+    """Make Python's numbers of numpy's, in frozen settings: JSON has those alone."""
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, setting.name, value.item())
 
 
 def is_whole(value: Any) -> bool:
@@ -382,7 +391,8 @@ def layer_sigma(layer: str, parameters: dict[str, nn.Parameter], settings: RSO) 
         return settings.batch_norm_sigma
     sigma = float(torch.cat([p.detach().double().cpu().flatten() for p in matrices]).std(correction=0))
     if sigma == 0:
-        warnings.warn(f"all weights of layer {layer!r} are equal: sigma_d is 0", stacklevel=2)
+        remedy = "initialise them, with rso_lab.models.he_init_(model) for example"
+        warnings.warn(f"all weights of layer {layer!r} are equal: sigma_d is 0, and they stay: {remedy}", stacklevel=2)
     return sigma
 
 

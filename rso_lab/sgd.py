@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from rso_lab.data import Data
-from rso_lab.rso import explained, is_number, is_whole, with_meanings
+from rso_lab.rso import as_python, explained, is_number, is_whole, with_meanings
 
 
 @with_meanings
@@ -38,6 +38,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        as_python(self)
         for setting in fields(self):
             value = getattr(self, setting.name)
             if setting.name == "drops":
