@@ -1,11 +1,12 @@
 """What torch.fx tells of a network: its layers in execution order, and how to run any part of it."""
 
+import contextlib
 import copy
 import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,15 +58,48 @@ class Layer:
         return sum(parameter.numel() for parameter in self.parameters.values())
 
 
-def in_float32(function: Callable) -> Callable:
-    """No TF32 within the function: torch lets convolutions on a GPU round their inputs to 10 bits unless told."""
+class _InFloat32(contextlib.ContextDecorator):
+    """While any thread is within, products of float32 are not rounded to TF32 or bf16, whatever torch has been told.
 
-    @functools.wraps(function)
-    def exactly(*args: Any, **kwargs: Any) -> Any:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return function(*args, **kwargs)
+    torch's settings are the process's, not the thread's: the first to enter sets them, the last to leave puts them back.
+    """
 
-    return exactly
+    def __init__(self) -> None:
+        self.lock, self.count, self.told = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.count == 0:
+                if torch.cuda.is_available():
+                    self.told.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+                self.told.enter_context(_exact_matrix_products())
+            self.count += 1
+
+    def __exit__(self, *_: Any) -> None:
+        with self.lock:
+            self.count -= 1
+            if self.count == 0:
+                self.told.close()
+
+
+@contextlib.contextmanager
+def _exact_matrix_products() -> Iterator[None]:
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before torch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        yield
+        torch.set_float32_matmul_precision(before)
+        return
+    settings = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    told = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"
+    yield
+    for setting, value in zip(settings, told, strict=True):
+        setting.fp32_precision = value
+
+
+in_float32 = _InFloat32()
 
 
 def pieces(size: int, largest: int) -> list[slice]:

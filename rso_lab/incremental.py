@@ -25,7 +25,18 @@ from torch.fx.node import map_arg
 
 from rso_lab.data import Data
 from rso_lab.fused import Chain, Kernels, chain_length, fits, fuse, gamma_and_beta, step, takes_step
-from rso_lab.graph import Array, Layer, Moments, Network, Values, measure, merge_shared, pieces, scale_and_offset
+from rso_lab.graph import (
+    Array,
+    Layer,
+    Moments,
+    Network,
+    Values,
+    in_float32,
+    measure,
+    merge_shared,
+    pieces,
+    scale_and_offset,
+)
 from rso_lab.paths import Change, Part, Path, Span, enters, find_path, first_input
 from rso_lab.ranks import ALONE, Ranks
 from rso_lab.rso import CANDIDATES, CachedEvaluator, Choice, LossFunction, Proposal
@@ -47,16 +58,13 @@ class IncrementalEvaluator(CachedEvaluator):
 
     def __init__(self, network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE):
         super().__init__(network, data, loss, ranks)
-        if data.x_train.device.type != "cpu":
-            raise ValueError(
-                f"evaluator 'incremental' runs on the CPU, the data are on {data.x_train.device}: 'cached'"
-            )
         self.workers = workers()
         torch.empty(31 * 2**18)  # freed at once: from here on glibc keeps what is freed, instead of new pages each time
         x = data.x_train[:2]
         with torch.no_grad():
             self.examples = {network.input: x, **network.propagate({network.input: x}, keep=network.nodes[1:])}
 
+    @in_float32
     def begin_sweep(self, layer: Layer | None, rows: int) -> None:
         """Fill the activation cache where it pays, and find the path behind the layer."""
         self.passing: Passing | LastLinear | None = None  # its memory is needed now
@@ -77,6 +85,7 @@ class IncrementalEvaluator(CachedEvaluator):
             self.begin_path(rows, {} if self.whole else self.entering(rows))
 
     @single_threaded
+    @in_float32
     def begin_path(self, rows: Tensor, given: Values) -> None:
         """The same, given what enters the path."""
         assert self.path is not None
@@ -98,6 +107,7 @@ class IncrementalEvaluator(CachedEvaluator):
         self.workers.run([partial(torch.index_select, values, 0, rows[share], out=out[share]) for share in shares])
 
     @single_threaded
+    @in_float32
     def losses(self, proposals: list[Proposal], opposite: bool) -> Tensor:
         """The current loss is known; a candidate's takes what its change can change."""
         if self.passing is None or self.path is None:

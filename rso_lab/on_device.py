@@ -410,7 +410,8 @@ class Followed:
         kept, weight = self.kept[part.node], layer.weight
         if inside:  # within a group
             outputs = self.channels(part.node)
-            kept, weight, inputs = kept.index_select(1, outputs), weight[outputs], inputs % weight.shape[1]
+            kept, weight = kept.index_select(1, outputs), weight.index_select(0, outputs)
+            inputs = inputs % weight.shape[1]
         change = (value if inside else value[self.first :]) - value[:1]
         weight = weight.index_select(1, inputs)
         if isinstance(layer, nn.Linear):

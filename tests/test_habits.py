@@ -1,6 +1,7 @@
 """What users of torch are used to: loss classes, modes, copies, closures with backward, autocast, numpy's numbers."""
 
 import copy
+import itertools
 import json
 import pickle
 
@@ -34,6 +35,25 @@ def test_a_mode_that_is_set_between_records_does_not_change_the_search(evaluator
         assert not model[2].training
         weights.append([parameter.detach().clone() for parameter in model.parameters()])
     assert all(map(torch.equal, *weights))
+
+
+@pytest.mark.parametrize("evaluator", ["plain", "cached", "incremental"])
+def test_products_are_of_float32_whatever_torch_has_been_told(evaluator):
+    """Fails where the processor has products of bf16."""
+    x = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    data, losses = rso.Data.from_arrays(x, torch.arange(200) % 3, x, torch.arange(200) % 3), []
+    told = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+            steps = rso.steps(model, data, rso.RSO(1, 100, batch_every="neuron"), seed=0, evaluator=evaluator)
+            losses.append(torch.stack([step.candidate_losses for step in itertools.islice(steps, 300)]))
+            assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(told)
+    assert torch.equal(*losses)
 
 
 def test_a_loss_class_is_called_so():
