@@ -61,7 +61,7 @@ class Layer:
 class _InFloat32(contextlib.ContextDecorator):
     """While any thread is within, products of float32 are not rounded to TF32 or bf16, whatever torch has been told.
 
-    torch's settings are the process's, not the thread's: the first to enter sets them, the last to leave puts them back.
+    torch's settings are the process's: the first thread to enter sets them, the last to leave puts them back.
     """
 
     def __init__(self) -> None:

@@ -85,11 +85,18 @@ def test_a_loss_that_is_not_finite_is_named_and_an_interrupt_leaves_a_valid_netw
     model = build(everything, data)
     with pytest.raises(FloatingPointError, match=r"the loss is nan in cycle 1, layer '\d"):
         rso.fit(model, data, rso.RSO(1, 10), seed=0, loss=failing_loss(100, float("nan")))
-    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    with pytest.raises(KeyboardInterrupt):
-        for step in rso.steps(model, data, rso.RSO(1, 10, batch_every="layer"), seed=0):
+    weights, calls = {name: parameter.clone() for name, parameter in model.named_parameters()}, itertools.count()
+
+    def interrupted(outputs, targets):
+        if next(calls) == 100:
+            raise KeyboardInterrupt
+        return F.cross_entropy(outputs, targets)
+
+    def follow():
+        for step in rso.steps(model, data, rso.RSO(1, 10), seed=0, loss=interrupted):
             weights[step.name] = model.get_parameter(step.name).clone()
-            if step.layer == "0":
-                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow()
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, weights[name]), name

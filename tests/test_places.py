@@ -214,3 +214,16 @@ print(codes, file=console)
 def test_any_stream_will_do():
     ended = run_python(STREAMS)
     assert ended.stdout.splitlines()[-1] == "[0, 0, 0, 0, 0, 0, 141, 0, 0]"
+
+
+def test_training_needs_neither_jupyter_nor_matplotlib(tmp_path):
+    done = run_python(f"""
+import sys
+sys.modules.update(dict.fromkeys(["ipywidgets", "IPython", "jupyterlab", "matplotlib"]))  # their import fails
+import rso_lab as rso
+from rso_lab.__main__ import main
+data = rso.load("digits", train_limit=50, test_limit=20)
+rso.fit(rso.models.build("mlp", data), data, rso.RSO(1, 10, level="layer"), seed=0)
+sys.exit(main(["train", "--model", "mlp", "--level", "layer", "--cycles", "1", "--out", {str(tmp_path / "run.json")!r}]))
+""")
+    assert done.returncode == 0, done.stderr
