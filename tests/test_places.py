@@ -27,7 +27,7 @@ next(search)
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     """Run code in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
     )
 
 
@@ -223,7 +223,7 @@ sys.modules.update(dict.fromkeys(["ipywidgets", "IPython", "jupyterlab", "matplo
 import rso_lab as rso
 from rso_lab.__main__ import main
 data = rso.load("digits", train_limit=50, test_limit=20)
-rso.fit(rso.models.build("mlp", data), data, rso.RSO(1, 10, level="layer"), seed=0)
-sys.exit(main(["train", "--model", "mlp", "--level", "layer", "--cycles", "1", "--out", {str(tmp_path / "run.json")!r}]))
+rso.fit(rso.models.build("one_conv", data), data, rso.RSO(1, 10, level="layer"), seed=0)
+sys.exit(main(["train", "--level", "layer", "--cycles", "1", "--out", {str(tmp_path / "run.json")!r}]))
 """)
     assert done.returncode == 0, done.stderr
