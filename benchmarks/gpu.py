@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import rso_lab as rso
+from rso_lab.doctor import agrees
 from rso_lab.graph import Layer, Network
 from rso_lab.history import machine, save_weights, versions
 from rso_lab.on_device import OnDeviceEvaluator
@@ -322,6 +323,8 @@ def main() -> None:
         line = json.dumps({**about, **found})
         (Path(options.out) / f"stage-{name}.json").write_text(line + "\n", encoding="utf-8")
         print(line, flush=True)
+        if name == "a" and not agrees(found):
+            sys.exit("the evaluators disagree")
 
 
 if __name__ == "__main__":

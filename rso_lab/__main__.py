@@ -83,6 +83,8 @@ def _main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     if arguments == ["doctor"]:
         return doctor.report()
+    if arguments == ["doctor", "--gpu"]:
+        return doctor.compare_on_gpu()
     try:
         options = _parser().parse_args(arguments)
         options.run(options, shlex.join(["python", "-m", "rso_lab", *arguments]))
@@ -106,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m rso_lab", description=OVERVIEW, formatter_class=raw)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    commands.add_parser("doctor", help="is everything in place?")
+    command = commands.add_parser("doctor", help="is everything in place?")
+    command.add_argument("--gpu", action="store_true", help="compare the evaluators' choices on the GPU instead")
     command = commands.add_parser("demo", help="a network learns to read digits while you watch")
     command.set_defaults(run=_demo)
     text = "train a network without gradients"

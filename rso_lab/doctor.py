@@ -1,16 +1,19 @@
 """Is everything in place? Imports nothing but the standard library at first, to run where packages are missing."""
 
 import importlib
+import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 INSTALL = f'"{sys.executable}" -m pip install'
+ROOT = Path(__file__).parents[1]
 
 
 class Finding(NamedTuple):
@@ -50,6 +53,28 @@ def check() -> None:
         cpu = f"CPU, threads: {torch.get_num_threads()}"
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
         print(f"Ready: Python {platform.python_version()}, torch {torch.__version__}, {device}.")
+
+
+def compare_on_gpu() -> int:
+    """Compare the fast evaluator on the GPU with the plain one on the CPU. Returns the exit code: 0 if they agree."""
+    import torch
+
+    from rso_lab.data import find
+
+    script = ROOT / "benchmarks" / "gpu.py"
+    if not torch.cuda.is_available():
+        print("no CUDA device: there is nothing to compare")
+        return 1
+    if not script.exists():
+        print(f"{script} is not there: install rso_lab from its source, with pip install -e .")
+        return 1
+    data = [] if find("mnist") else ["--small"]
+    return subprocess.call([sys.executable, str(script), "--stages", "a", "--out", str(ROOT / "gpu"), *data])
+
+
+def agrees(record: dict[str, Any]) -> bool:
+    """Whether a record of `benchmarks/gpu.py --stages a` shows no choice that the plain evaluator would not make."""
+    return record["float32"]["wrong"] == 0 and not any(record["different_in_float64"].values())
 
 
 def _print(finding: Finding) -> None:
@@ -116,7 +141,16 @@ def _device() -> Iterator[Finding]:
 
     threads = f"CPU with {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
-        yield Finding("ok", f"CUDA: {torch.cuda.get_device_name()}; {threads}")
+        name = torch.cuda.get_device_name()
+        yield Finding(
+            "ok", f"CUDA: {name}, {torch.cuda.get_device_properties().total_memory / 2**30:.0f} GB; {threads}"
+        )
+        paths = [path for path in (ROOT / "gpu/stage-a.json", ROOT / "results/gpu_stage_a.json") if path.exists()]
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        if any(name in record["machine"] and agrees(record) for record in records):
+            yield Finding("ok", "the fast evaluator agrees with the plain one on such a card")
+        else:
+            yield Finding("note", "no record that the fast evaluator agrees on such a card: try doctor --gpu")
     else:
         yield Finding("note", f"no CUDA device: the lessons run on the {threads}")
 

@@ -90,7 +90,7 @@ def _exact_matrix_products() -> Iterator[None]:
         yield
         torch.set_float32_matmul_precision(before)
         return
-    settings = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    settings = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     told = [setting.fp32_precision for setting in settings]
     for setting in settings:
         setting.fp32_precision = "ieee"

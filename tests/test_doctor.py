@@ -1,5 +1,6 @@
 """The doctor finds every kind of fault, made by real means where possible, and prints the command that mends it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -64,6 +65,19 @@ def test_where_all_is_well(tmp_path):
         assert f"note   {name}: not here yet; fetch it with: python -m rso_lab data {name}" in out
     if not torch.cuda.is_available():
         assert "note   no CUDA device: the lessons run on the CPU" in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_there_is_nothing_to_compare(capsys):
+    assert main(["doctor", "--gpu"]) == 1
+    assert capsys.readouterr().out == "no CUDA device: there is nothing to compare\n"
+
+
+def test_a_record_agrees_where_no_choice_is_wrong():
+    record = json.loads((doctor.ROOT / "results" / "gpu_stage_a.json").read_text())
+    assert doctor.agrees(record)
+    assert not doctor.agrees(record | {"float32": record["float32"] | {"wrong": 1}})
+    assert not doctor.agrees(record | {"different_in_float64": {"mlp": 2}})
 
 
 def test_torch_that_cannot_be_imported(tmp_path):
