@@ -143,10 +143,10 @@ class Network(fx.Interpreter):
         self.mixes_rows = False
         self.piece = PIECE if example.device.type == "cpu" else PIECE_ON_GPU
         example = example.clone()  # not a view of all images, whose storage `_sizes` would count
-        values = self._try(example)
+        values, outputs = self._try(example)
         self.layers = self._find_layers(values)
         self.sizes = self._sizes({self.input: example, **values}, len(example))
-        self.mixes_rows = self._mixes_rows(example)
+        self.mixes_rows = self._mixes_rows(example, outputs)
 
     def outputs(self, x: Tensor) -> Tensor:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
@@ -189,7 +189,8 @@ class Network(fx.Interpreter):
         """Run these nodes on the values in `env`, and leave there what later ones use and those in `kept`."""
         for node in nodes:
             self.running = node
-            self.env[node] = self.run_node(node)
+            arguments = self.fetch_args_kwargs_from_env(node)
+            self.env[node] = getattr(self, node.op)(node.target, *arguments)
             for used in self.user_to_last_uses.get(node, ()):
                 if used not in kept:
                     self.env.pop(used, None)
@@ -220,7 +221,7 @@ class Network(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """What the module `target` puts out: fx calls this for each module in the graph."""
-        module = self.fetch_attr(target)
+        module = self.submodules.get(target) or self.fetch_attr(target)  # which walks the dotted name each time
         if isinstance(module, _BatchNorm) and self.batch_norms[target] >= self.batch_statistics_from:
             (x,) = (*args, *kwargs.values())
             weight, bias, eps = module.weight, module.bias, module.eps
@@ -303,8 +304,11 @@ class Network(fx.Interpreter):
 
     @torch.no_grad()
     @torch.random.fork_rng(devices=[])
-    def _try(self, example: Tensor) -> Values:
-        """What each node puts out for a mini-batch. Refuses a graph that fails, draws at random or is not the model."""
+    def _try(self, example: Tensor) -> tuple[Values, Tensor]:
+        """What each node puts out for a mini-batch, and the outputs where batch norms have their own statistics.
+
+        Refuses a graph that fails, draws at random or is not the model.
+        """
         try:
             values, again = (
                 self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:]) for _ in range(2)
@@ -325,12 +329,11 @@ class Network(fx.Interpreter):
                 f"torch.fx sees another network than {type(self.module).__name__} is when called (a hook, or a forward "
                 "that depends on the data): change that, or train it with rso_lab.RSOptimizer"
             )
-        return values
+        return values, traced
 
     @torch.no_grad()
-    def _mixes_rows(self, example: Tensor) -> bool:
+    def _mixes_rows(self, example: Tensor, together: Tensor) -> bool:
         """Whether the answer for an image depends on those beside it: such a network has to see them all at once."""
-        together = self.outputs(example)
         try:
             alone = torch.cat([self.outputs(row) for row in example.split(1)])
         except (RuntimeError, ValueError, IndexError):  # it needs more than one

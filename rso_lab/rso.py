@@ -629,9 +629,9 @@ class CachedEvaluator(PlainEvaluator):
         self._run_to(self.cache, before, begin)
 
     def _are_apart(self) -> bool:
-        """Whether what enters for a row is the same whatever the other rows are, judged by the first 16."""
+        """Whether what enters for a row is the same whatever the other rows are, judged by the first 5."""
         if not self.few:
-            x = self.data.x_train[:16]
+            x = self.data.x_train[:5]
             found = self.run_up_to_layer(x)
             self.few = {node: found[node] for node in self.frontier}
             aliased = self.network.writes_in_place and len(self.frontier) > 1  # views, which pieces would take apart
