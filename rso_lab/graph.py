@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,13 +170,17 @@ class Network(fx.Interpreter):
         self.ranks = ALONE  # that share a mini-batch, and so its statistics
         self.nodes = list(self.graph.nodes)
         self.input = self.nodes[0]
+        self.user_to_last_uses |= {node: [node] for node in self.nodes if not node.users}
         self.writes_in_place = any(self.changes_its_input(node) for node in self.nodes)
         self.batch_norms = self._positions(lambda module: isinstance(module, _BatchNorm))
         self.stale = set(self.batch_norms)  # those whose statistics are not those of the network in force
         self.mixes_rows = False
         self.piece = PIECE if example.device.type == "cpu" else PIECE_ON_GPU
-        self.layers = self._find_layers(self._try(example))
-        self.mixes_rows = self._mixes_rows(example)
+        example = example.clone()  # not a view of all images, whose storage `_sizes` would count
+        values, outputs = self._try(example)
+        self.layers = self._find_layers(values)
+        self.sizes = self._sizes({self.input: example, **values}, len(example))
+        self.mixes_rows = self._mixes_rows(example, outputs)
 
     def outputs(self, x: Tensor) -> Tensor:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
@@ -202,17 +206,28 @@ class Network(fx.Interpreter):
         constants = [node for node in self.nodes[1:start] if node.op == "get_attr"]
         nodes = constants + self.nodes[start:stop]
         kept = {*keep, *nodes[-1:]}
-        self.env = dict(values)
-        if self.writes_in_place:  # copied together, so that views stay views
-            self.env = dict(zip(values, copy.deepcopy(list(values.values())), strict=True))
+        self.env = self._for_itself(values)
+        self._advance(nodes, kept)
+        found, self.env = {node: self.env[node] for node in kept}, {}
+        return found
+
+    def _for_itself(self, values: Values) -> Values:
+        """The same values, copied where nodes may write into them: together, so that views stay views."""
+        if not self.writes_in_place:
+            return dict(values)
+        if len(values) == 1 and isinstance(value := next(iter(values.values())), Tensor):
+            return dict.fromkeys(values, value.clone())  # of some rows: a deep copy is one of all that lie beside them
+        return dict(zip(values, copy.deepcopy(list(values.values())), strict=True))
+
+    def _advance(self, nodes: Iterable[fx.Node], kept: Container[fx.Node] = ()) -> None:
+        """Run these nodes on the values in `env`, and leave there what later ones use and those in `kept`."""
         for node in nodes:
             self.running = node
-            self.env[node] = self.run_node(node)
+            arguments = self.fetch_args_kwargs_from_env(node)
+            self.env[node] = getattr(self, node.op)(node.target, *arguments)
             for used in self.user_to_last_uses.get(node, ()):
                 if used not in kept:
                     self.env.pop(used, None)
-        found, self.env = {node: self.env[node] for node in kept}, {}
-        return found
 
     def in_pieces(self, given: Values, then: Callable[[Values, slice], Any], **part: Any) -> list[Any]:
         """For each piece of the rows of `given`, in order: `then` of what propagating it gives, and of its place.
@@ -224,8 +239,14 @@ class Network(fx.Interpreter):
             values = {node: value[rows] for node, value in given.items()}
             return then(copy.copy(self).propagate(values, **part), rows)  # each thread has an environment of its own
 
-        size = len(next(iter(given.values())))
-        tasks = [functools.partial(run, rows) for rows in pieces(size, size if self.mixes_rows else self.piece)]
+        return self._side_by_side([functools.partial(run, rows) for rows in self._cut(len(next(iter(given.values()))))])
+
+    def _cut(self, size: int) -> list[slice]:
+        """So many rows in the pieces that are run at a time."""
+        return pieces(size, size if self.mixes_rows else self.piece)
+
+    def _side_by_side(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What these tasks give, one for a piece, in order."""
         return workers().run(tasks, None if self.piece == PIECE else 1)
 
     def is_one_piece(self, rows: int) -> bool:
@@ -252,56 +273,58 @@ class Network(fx.Interpreter):
         return [node for node in self.nodes[:position] if later.intersection(node.users) and node not in constant]
 
     @torch.no_grad()
+    @in_float32
     def refresh_statistics(self, x: Tensor, before: int | None = None) -> None:
         """Give each stale batch norm (before node `before`) the mean and population variance over all of x (N, ...).
 
-        Of exactly the activations that the network now in force gives, piece by piece; the pieces
-        are merged in float64. One batch norm after the other, each from what was stored on the way to the one before.
+        Of exactly the activations that the network now in force gives, piece by piece; the pieces are merged in
+        float64. One pass: each piece waits before each of these norms until all have come so far. Where what waits
+        would take more than CHECKPOINT bytes, the pieces wait where it last did not, and are run from there again.
         """
         norms = {
             name: position
             for name, position in self.batch_norms.items()
             if name in self.stale and (before is None or position < before)
         }
-        known: Values = {self.input: x}
+        walkers = [self._with({self.input: x[rows]}) for rows in self._cut(len(x))] if norms else []
         start = 1
         for name, position in norms.items():
-            node = self.nodes[position].all_input_nodes[0]
-            last = position == max(norms.values())
-            checkpoint, room = (start, {}) if last else self._store(x, start, position)
-
-            def store_and_measure(values: Values, rows: slice, node: fx.Node = node, room: Values = room) -> Moments:
-                for other, stored in room.items():
-                    stored[rows] = values[other]
-                return measure(values[node])
-
-            found = self.in_pieces(known, store_and_measure, start=start, stop=position, keep=[node, *room])
-            mean, variance = merge(found)
-            if room:
-                known, start = room, checkpoint
+            fits = (place for place in range(position, start, -1) if self.sizes[place] * len(x) <= CHECKPOINT)
+            wait = next(fits, start)
+            walks = [functools.partial(walker._walk, start, wait, position) for walker in walkers]
+            mean, variance = merge(self._side_by_side(walks))
             module = self.fetch_attr(name)
             module.running_mean.copy_(torch.from_numpy(mean))
             module.running_var.copy_(torch.from_numpy(variance))
             self.stale.discard(name)
+            start = wait
 
-    def _store(self, x: Tensor, start: int, position: int) -> tuple[int, Values]:
-        """Behind `start` and up to `position`: where what enters takes the least memory, and room for it, for all x.
+    def _with(self, values: Values) -> "Network":
+        """The same network with an environment of its own, that holds these values."""
+        walker = copy.copy(self)
+        walker.env, walker.batch_statistics_from = self._for_itself(values), len(self.nodes)
+        return walker
 
-        No room where all of them take more than CHECKPOINT bytes.
-        """
-        best, room, least = start, {}, CHECKPOINT
-        few = self.propagate({self.input: x[:2]}, stop=position, keep=self.nodes[:position])
-        for place in range(start + 1, position + 1):
-            values = {node: few[node] for node in self.frontier(place)}
-            if self.writes_in_place or any(not isinstance(v, Tensor) or len(v) != 2 for v in values.values()):
-                continue
-            size = sum(value[0].nbytes for value in values.values()) * len(x)
-            if size <= least:
-                best, least = place, size
-                room = {
-                    node: value.new_empty((len(x), *value.shape[1:]), device="meta") for node, value in values.items()
-                }
-        return best, {node: torch.empty_like(value, device=x.device) for node, value in room.items()}
+    def _walk(self, start: int, wait: int, position: int) -> Moments:
+        """Go on from node `start`, of which `env` holds what enters, to `wait`. Moments of what enters `position`."""
+        self._advance(self.nodes[start:wait])
+        ahead = self._with(self.env) if wait < position else self
+        ahead._advance(self.nodes[wait:position])
+        return measure(ahead.env[self.nodes[position].all_input_nodes[0]])
+
+    def _sizes(self, values: Values, rows: int) -> list[float]:
+        """What enters each node, in bytes for each of the rows that gave these values of all nodes."""
+        waiting: dict[fx.Node, dict[int, int]] = {}  # bytes of a node's storages, by address: views share theirs
+        sizes = []
+        for node in self.nodes:
+            sizes.append(sum(dict(itertools.chain(*(held.items() for held in waiting.values()))).values()) / rows)
+            value = values[node] if node.op != "get_attr" else ()
+            parts = value if isinstance(value, tuple | list) else [value]
+            storages = [part.untyped_storage() for part in parts if isinstance(part, Tensor)]
+            waiting[node] = {storage.data_ptr(): storage.nbytes() for storage in storages}
+            for used in self.user_to_last_uses.get(node, ()):
+                waiting.pop(used, None)
+        return sizes
 
     def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:
         """Where in `nodes` each of the chosen modules is called."""
@@ -315,8 +338,11 @@ class Network(fx.Interpreter):
 
     @torch.no_grad()
     @torch.random.fork_rng(devices=[])
-    def _try(self, example: Tensor) -> Values:
-        """What each node puts out for a mini-batch. Refuses a graph that fails, draws at random or is not the model."""
+    def _try(self, example: Tensor) -> tuple[Values, Tensor]:
+        """What each node puts out for a mini-batch, and the outputs where batch norms have their own statistics.
+
+        Refuses a graph that fails, draws at random or is not the model.
+        """
         try:
             values, again = (
                 self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:]) for _ in range(2)
@@ -337,12 +363,11 @@ class Network(fx.Interpreter):
                 f"torch.fx sees another network than {type(self.module).__name__} is when called (a hook, or a forward "
                 "that depends on the data): change that, or train it with rso_lab.RSOptimizer"
             )
-        return values
+        return values, traced
 
     @torch.no_grad()
-    def _mixes_rows(self, example: Tensor) -> bool:
+    def _mixes_rows(self, example: Tensor, together: Tensor) -> bool:
         """Whether the answer for an image depends on those beside it: such a network has to see them all at once."""
-        together = self.outputs(example)
         try:
             alone = torch.cat([self.outputs(row) for row in example.split(1)])
         except (RuntimeError, ValueError, IndexError):  # it needs more than one

@@ -1,10 +1,12 @@
 """What is told from the graph: which parameters are searched, in which order, and what each batch norm holds."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 import rso_lab as rso
@@ -277,6 +279,152 @@ def test_what_is_stored_on_the_way_changes_no_statistics(name, digits64, monkeyp
         found.append([buffer.clone() for buffer in network.module.buffers()])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def dense_block(self, x):
+    """Features side by side; a ReLU that writes into the joined ones, and one that writes into what it will join."""
+    features = [self.conv(x)]
+    for layer in self.layers:
+        features.append(F.relu_(layer(F.relu_(torch.cat(features, 1)))))
+    parts = torch.cat(features, 1).chunk(2, 1)
+    return head(self, self.bn(parts[0] + F.relu(parts[1][:, :4])[:, :4]))
+
+
+def dense():
+    layers = [nn.Sequential(nn.BatchNorm2d(4 + 2 * i), nn.Conv2d(4 + 2 * i, 2, 3, padding=1)) for i in range(2)]
+    return Custom(dense_block, layers=nn.ModuleList(layers), **parts())
+
+
+def residual(depth):
+    """So many convolutions behind the first, each added to what enters it; every second ReLU writes in place."""
+    layers = [[nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(i % 2 == 0)] for i in range(depth)]
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        for layer in self.layers:
+            x = x + layer(x)
+        return head(self, x)
+
+    return Custom(forward, layers=nn.ModuleList(nn.Sequential(*layer) for layer in layers), **parts())
+
+
+def written_beside_the_wide(self, x):
+    """With room for x and not for the wide one, what is run again writes into a view of what it starts from."""
+    x = self.conv(x)
+    part = x[:, :2]
+    wide = self.widen(x)
+    F.leaky_relu_(part, 0.5)
+    return head(self, self.second(self.bn(wide) + x[:, :1, 1:-1, 1:-1])[:, :4])
+
+
+def wide():
+    return parts() | {"widen": nn.Conv2d(4, 64, 3), "bn": nn.BatchNorm2d(64), "second": nn.BatchNorm2d(64)}
+
+
+BATCH_NORM_NETWORKS = {
+    "wide": lambda: Custom(written_beside_the_wide, **wide()),
+    "dense": dense,
+    "residual": lambda: residual(3),
+    "densenet121": lambda: torchvision.models.densenet121(num_classes=10),
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
+    "on the images": lambda: nn.Sequential(
+        nn.LeakyReLU(0.1, True), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3072, 10)
+    ),
+}
+
+
+def of_all_images(model, x):
+    """By batch norm: mean and population variance of what enters it while a copy of the model is in training mode."""
+    found = {}
+
+    def see(name):
+        def hook(module, entering):
+            dims = [d for d in range(entering[0].dim()) if d != 1]
+            found[name] = (entering[0].mean(dims), entering[0].var(dims, correction=0))
+
+        return hook
+
+    model = copy.deepcopy(model).train()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(see(name))
+    model(x.clone())
+    return found
+
+
+@pytest.fixture
+def images():
+    return torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "room"),  # in bytes: nothing waits, where it is narrow, everywhere
+    [*itertools.product(("dense", "residual"), [1]), *itertools.product(BATCH_NORM_NETWORKS, [10**6, 2**30])],
+)
+@torch.no_grad()
+def test_statistics_are_those_of_a_pass_in_training_mode(name, room, images, monkeypatch):
+    monkeypatch.setattr(graph, "CHECKPOINT", room)
+    monkeypatch.setattr(graph, "PIECE", 7)
+    model = rso.models.he_init_(BATCH_NORM_NETWORKS[name]().double(), seed=1)
+    expected, given = of_all_images(model, images), images.clone()
+    network = Network(model, images[:2])
+    network.refresh_statistics(images)
+    assert list(expected) == list(network.batch_norms)
+    for key, (mean, variance) in expected.items():
+        module = model.get_submodule(key)
+        assert torch.allclose(module.running_mean, mean, rtol=1e-9, atol=1e-11 * variance.max().sqrt())
+        assert torch.allclose(module.running_var, variance, rtol=1e-9)
+    assert torch.equal(images, given)
+
+
+def nodes_run(model, x, monkeypatch):
+    network, run = Network(model, x[:2]), []
+    fetch = Network.fetch_args_kwargs_from_env
+    monkeypatch.setattr(Network, fetch.__name__, lambda self, node: run.append(node) or fetch(self, node))
+    network.refresh_statistics(x)
+    monkeypatch.undo()
+    return len(run)
+
+
+def test_statistics_take_time_in_proportion_to_the_depth(monkeypatch):
+    few, many = (nodes_run(residual(depth), X, monkeypatch) for depth in (8, 64))
+    assert few < 5 * 8
+    assert many < 9 * few
+
+
+@pytest.mark.parametrize("room", [2 * 10**5, 10**6])
+def test_what_waits_keeps_to_its_room(room, images, monkeypatch):
+    monkeypatch.setattr(graph, "CHECKPOINT", room)
+    monkeypatch.setattr(graph, "PIECE", 7)
+    walkers, held = {}, []
+
+    def walk(self, *places):
+        walkers[id(self)] = self
+        return walked(self, *places)
+
+    def merge(moments):
+        storages = [
+            value.untyped_storage()
+            for walker in walkers.values()
+            for node, value in walker.env.items()
+            if node is not walker.input and isinstance(value, torch.Tensor)
+        ]
+        held.append(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
+        return merged(moments)
+
+    walked, merged = Network._walk, graph.merge
+    monkeypatch.setattr(Network, "_walk", walk)
+    monkeypatch.setattr(graph, "merge", merge)
+    network = Network(BATCH_NORM_NETWORKS["resnet18"]().double(), images[:2])
+    network.refresh_statistics(images)
+    assert len(walkers) == 3
+    assert room / 4 < max(held) <= room
+
+
+def test_rows_that_are_written_into_are_copied_alone(images):
+    network = Network(BATCH_NORM_NETWORKS["on the images"]().double(), images[:2])
+    copied = network.propagate({network.input: images[:2]}, stop=2, keep=[network.input])[network.input]
+    assert copied.untyped_storage().nbytes() == images[:2].nbytes
 
 
 def test_arguments_beside_the_images_have_their_defaults():
