@@ -80,7 +80,8 @@ def fit(
     `evaluator` is "plain", "cached", "incremental" or "auto", the fastest on the device; it is RSO's. `device` is where
     the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for
     RSO differentiable or not; a loss of your own may take one output, the logit of class 1 of two. Then the model is in
-    eval mode and its batch norms hold the training set's statistics, also after an interrupt or an error.
+    eval mode and its batch norms hold the training set's statistics, also after an interrupt or an error. A frozen one
+    (it comes in eval mode, its gamma and beta with requires_grad=False) keeps the statistics that it has.
 
     `checkpoint` is a folder in which the state is kept after layer sweeps, for SGD after epochs. With `resume`, the run
     goes on from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed
@@ -379,11 +380,10 @@ def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
     """What is left of the epochs."""
     progress = job.progress
     begun = time.perf_counter() - progress.seconds
-    model = job.network.module
     batches = batches_of(job.data, method)
     cost = descent_cost(job.network, job.data.x_train, method.batch_size)
     try:
-        for iterations in descend(model, job.data, method, job.generator, job.loss, **job.descent):
+        for iterations in descend(job.network, job.data, method, job.generator, job.loss, **job.descent):
             if iterations % batches:
                 continue
             job.network.stale = set(job.network.batch_norms)

@@ -34,6 +34,7 @@ BAD = {
     "batch_every": [*WORDS, "cycle"],
     "opposite": SWITCHES,
     "weight_decay": [value for value in NUMBERS if value != 0],
+    "sigma_floor": [value for value in NUMBERS if value != 0],
     "batch_norm": SWITCHES,
     "batch_norm_sigma": NUMBERS,
 }
@@ -51,6 +52,7 @@ GOOD = {
     "batch_every": ["weight", "neuron", "layer"],
     "opposite": [True, False],
     "weight_decay": [0, 0.0, 1e-4],
+    "sigma_floor": [0, 1.0],
     "batch_norm": [True, False],
     "batch_norm_sigma": [0.1, 1],
 }

@@ -36,6 +36,56 @@ def test_a_mode_that_is_set_between_records_does_not_change_the_search(evaluator
     assert all(map(torch.equal, *weights))
 
 
+@pytest.mark.parametrize("method", [rso.RSO(1, 20), rso.RSO(1, 20, level="network"), rso.SGD(1, 20, 0.1)], ids=repr)
+@pytest.mark.parametrize("still", [True, False])
+def test_a_frozen_batch_norm_keeps_its_statistics(method, still):
+    model = network().train(not still)
+    model[2].eval()
+    model[1].requires_grad_(False)
+    model[1].running_mean.fill_(3.0)
+    model[0].requires_grad_(method.level != "weight" if isinstance(method, rso.RSO) else True)
+    history = rso.fit(model, DATA, method, seed=0)
+    assert bool((model[1].running_mean == 3).all()) == still
+    with torch.no_grad():
+        assert history.cycles[-1].loss == pytest.approx(float(F.cross_entropy(model(X), DATA.y_train)))
+
+
+class Holder(nn.Module):
+    """Holds a parameter beside a layer."""
+
+    def __init__(self, value: torch.Tensor):
+        super().__init__()
+        self.shift = nn.Parameter(value.clone())
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head((x.flatten(1)[:, None] + self.shift).mean(1))
+
+
+def sigmas_of(model: nn.Module, **settings: float) -> dict[str, float]:
+    return {step.name: step.sigma for step in rso.steps(model, DATA, rso.RSO(1, 20, **settings), seed=0)}
+
+
+def test_a_parameter_beside_child_modules_has_a_sigma_of_its_own():
+    shift = torch.linspace(-5, 5, 32).view(2, 16)
+    model = Holder(shift)
+    expected = [float(values.std(correction=0)) for values in (shift, model.head.weight.detach())]
+    optimizer = rso.RSOptimizer(model.named_parameters(), seed=0)
+    for sigmas in (optimizer.sigmas, sigmas_of(model)):
+        assert [sigmas["shift"], sigmas["head.weight"]] == pytest.approx(expected)
+
+
+def test_layers_that_begin_with_zeros_stay_and_say_so_or_move_with_a_floor():
+    for layer, name in (("head", "head.weight"), ("", "shift")):
+        model = Holder(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
+        parameter = nn.init.zeros_(model.get_parameter(name))
+        with pytest.warns(UserWarning, match=f"layer '{layer}' are equal: sigma_d is 0, and they stay.*sigma_floor"):
+            rso.fit(model, DATA, rso.RSO(1, 20), seed=0)
+        assert not parameter.any()
+        assert sigmas_of(model, sigma_floor=0.5)[name] == pytest.approx(0.5 * (2 / 16) ** 0.5)
+        assert parameter.any()
+
+
 def test_a_loss_class_is_called_so():
     with pytest.raises(TypeError, match=r"loss is the class MSELoss: pass an instance of it, MSELoss\(\)"):
         rso.fit(network(), DATA, rso.RSO(1, 20), seed=0, loss=nn.MSELoss)

@@ -73,6 +73,13 @@ def two(forward):
     return lambda: custom(forward, a=conv3(), bn=nn.BatchNorm2d(3), b=conv3(3))
 
 
+def frozen(channels=3):
+    """A batch norm that keeps its statistics: `build` puts it in eval mode."""
+    norm = nn.BatchNorm2d(channels).requires_grad_(False)
+    norm.running_mean.normal_()
+    return norm
+
+
 def unused(self, x):
     y = self.bn(self.a(x))
     self.b(y)
@@ -299,6 +306,9 @@ NETWORKS = {
     ),
     "no dropout": lambda: flat(
         conv3(bias=False), nn.Dropout(0.0), nn.BatchNorm2d(3), nn.Identity(), nn.Dropout2d(0.0), conv3(3)
+    ),
+    "frozen batch norms": lambda: flat(
+        conv3(), frozen(), nn.ReLU(), conv3(3, bias=False), nn.BatchNorm2d(3), conv3(3), frozen()
     ),
     "outputs by softmax": lambda: nn.Sequential(flat(conv3(), nn.ReLU()), nn.Softmax(1)),
 }
@@ -712,6 +722,10 @@ WIDE = {
     "a bias for a batch norm and another": (
         (1, 6, 6),
         joined(lambda self, x: (lambda y: self.b(self.bn(y)) + F.relu(y))(self.a(x))),
+    ),
+    "frozen batch norms": (
+        (1, 6, 6),
+        lambda: stack(frozen(16), nn.ReLU(), conv3(16, 16), *norm_relu(), conv3(16, 16), frozen(16), nn.ReLU(), GLOBAL),
     ),
     "rows are mixed": (
         (1, 6, 6),
