@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -147,6 +148,24 @@ def test_a_file_never_takes_the_place_of_what_is_no_plain_file(tmp_path, option,
         assert "no plain file" in err
         assert "cycle" not in out
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_figures_and_experiments_go_to_plain_files_alone(tmp_path, digits, capsys):
+    run, pipe, figure = tmp_path / "run.json", tmp_path / "pipe", tmp_path / "figure"
+    rso.fit(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 10)), digits, rso.RSO(1, 20), seed=0).save(run)
+    os.mkfifo(pipe)
+    before = sorted(os.listdir("/dev"))
+    for place in (pipe, "/dev/null", tmp_path, "/dev/stdout"):
+        assert main(["plot", str(run), "--out", str(place)]) == 1
+        assert re.search("no plain file|where the messages go", capsys.readouterr().err)
+    for place in (pipe, "/dev/null", run):
+        assert main(["experiment", "levels", "--folder", str(place)]) == 1
+        assert "cannot be written (Not a directory)" in capsys.readouterr().err
+    assert main(["plot", str(run), "--out", str(figure)]) == 0
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert sorted(tmp_path.iterdir()) == [figure, pipe, run]
+    assert sorted(os.listdir("/dev")) == before
 
 
 def test_a_link_leads_to_its_file(tmp_path):
