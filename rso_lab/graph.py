@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import itertools
 import os
 import threading
@@ -390,6 +391,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def _trace(model: nn.Module) -> fx.Graph:
+    wanted = [
+        argument.name
+        for argument in inspect.signature(model.forward).parameters.values()
+        if argument.default is argument.empty and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+    ]
+    if len(wanted) > 1:
+        raise TypeError(
+            f"{type(model).__name__}'s forward wants {' and '.join(wanted[1:])}, too: pass a network that takes the "
+            "images alone, or train it with rso_lab.RSOptimizer"
+        )
     try:
         with _tracing:
             return _Tracer().trace(model)

@@ -112,11 +112,17 @@ class RSO:
 
 
 def as_python(settings: Any) -> None:
-    """Make Python's numbers of numpy's, in frozen settings: JSON has those alone."""
+    """Make Python's numbers of numpy's, in frozen settings and their tuples: JSON has those alone."""
     for setting in fields(settings):
         value = getattr(settings, setting.name)
-        if isinstance(value, np.generic):
-            object.__setattr__(settings, setting.name, value.item())
+        if isinstance(value, tuple):
+            object.__setattr__(settings, setting.name, tuple(map(_as_python, value)))
+        else:
+            object.__setattr__(settings, setting.name, _as_python(value))
+
+
+def _as_python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_whole(value: Any) -> bool:

@@ -145,6 +145,11 @@ ARGUMENTS = {
     },
     "another device": ({"device": "toaster"}, ValueError, "device is 'toaster': expected 'cpu' or 'cuda'"),
     "a loss for each image": ({"loss": vector}, ValueError, "must give one number for a mini-batch"),
+    "a loss of other targets": (
+        {"loss": nn.BCEWithLogitsLoss()},
+        ValueError,
+        r"\(2, 10\) and whole numbers as targets",
+    ),
     "a loss of nothing": ({"loss": lambda outputs, targets: None}, ValueError, "must give one number for a mini-batch"),
     "a loss that takes one argument": ({"loss": torch.mean}, ValueError, "must give one number for a mini-batch"),
     "no loss": ({"loss": None}, ValueError, "must give one number for a mini-batch"),
@@ -331,7 +336,7 @@ NETWORKS = {
     "a second input": (
         lambda: nn.Bilinear(64, 64, 10),
         TypeError,
-        "missing 1 required positional argument: 'input2'",
+        "^Bilinear's forward wants input2, too: pass a network that takes the images alone",
     ),
 }
 

@@ -96,6 +96,17 @@ def test_autocast_is_refused():
         rso.fit(network(), DATA, rso.RSO(1, 20), seed=0)
 
 
+@pytest.mark.parametrize("verb", [rso.run, rso.steps, rso.histories])
+def test_autocast_is_refused_when_it_begins_later(verb):
+    model = network()
+    begun = verb(model, DATA, rso.RSO(9, 20), seed=0)
+    next(begun)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=r"torch\.autocast is on"):
+        next(begun)
+    assert bool(model[1].running_mean.any())
+    assert len(list(rso.run(model, DATA, rso.SGD(1, 20, 0.1), seed=0))) == 1
+
+
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_an_optimizer_is_not_copied(make):
     with pytest.raises(TypeError, match="cannot be copied or pickled"):
@@ -123,20 +134,24 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     assert numbers == rso.RSO(1, 20, sigma_scale=0.5, level="network")
     rso.fit(network(), DATA, numbers, seed=np.uint8(7)).save(tmp_path / "run.json")
     assert json.loads((tmp_path / "run.json").read_text())["seeds"] == [7]
-    assert rso.SGD(np.int64(3), 20, np.float64(0.1)) == rso.SGD(3, 20, 0.1)
+    descent = rso.SGD(np.int64(3), 20, np.float64(0.1), drops=(np.float32(0.5), np.float64(0.75)))
+    assert descent == rso.SGD(3, 20, 0.1)
+    assert json.dumps(descent.drops) == "[0.5, 0.75]"
     limited = rso.load("digits", train_limit=np.int64(9), test_limit=np.int16(5))
     assert (len(limited.x_train), len(limited.x_test)) == (9, 5)
 
 
-def test_one_logit_tells_two_classes_apart():
+@pytest.mark.parametrize("evaluator", ["plain", "cached", "incremental"])
+@pytest.mark.parametrize("shape", [(-1, 1), (-1,)])
+def test_one_logit_tells_two_classes_apart(evaluator, shape):
     y = (X.mean((1, 2, 3)) > 0).long()
     two = rso.Data.from_arrays(X, y, X, y)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0) if shape == (-1,) else nn.Identity())
 
     def loss(outputs, targets):
         return F.binary_cross_entropy_with_logits(outputs.flatten(), targets.float())
 
-    history = rso.fit(model, two, rso.RSO(2, 40), seed=0, loss=loss)
+    history = rso.fit(model, two, rso.RSO(2, 40), seed=0, loss=loss, evaluator=evaluator)
     right = ((model(X).flatten() > 0) == (y == 1)).sum() / 40
     assert history.cycles[-1].test_accuracy == pytest.approx(float(right))
     with pytest.raises(ValueError, match="shape"):
