@@ -301,9 +301,9 @@ def _prepare(
             number = loss(outputs.requires_grad_(isinstance(method, SGD)), data.y_train[:2])
         as_loss(number, outputs.device)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        given = f"outputs of shape {tuple(outputs.shape)} and whole numbers as targets"
+        what = f"outputs of shape {tuple(outputs.shape)} and whole numbers as targets"
         raise ValueError(
-            f"loss(outputs, targets) must give one number for a mini-batch, of {given} ({error})"
+            f"loss(outputs, targets) must give one number for a mini-batch, of {what} ({error})"
         ) from error
     generator = torch.Generator().manual_seed(seed)
     if isinstance(method, SGD):

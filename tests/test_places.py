@@ -1,6 +1,8 @@
 """Where people run the kit: other processes and threads, installations, files, terminals and streams."""
 
+import errno
 import itertools
+import multiprocessing
 import os
 import re
 import subprocess
@@ -9,7 +11,9 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import rso_lab as rso
 from rso_lab.__main__ import main
@@ -48,6 +52,31 @@ for child in (
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     assert run_python(BEGUN + ending).stdout == "7\n7\n7\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_loop_of_ones_own_takes_data_from_worker_processes(method, digits):
+    next(rso.steps(rso.models.build("one_conv", digits), digits, rso.RSO(1, 20), seed=0))  # threads and locks are here
+    pairs = TensorDataset(digits.x_train[:60], digits.y_train[:60])
+
+    def losses(**workers) -> list[float]:
+        model = rso.models.build("one_conv", digits)
+        optimizer = rso.RSOptimizer(model.named_parameters(), seed=0)
+        loader = DataLoader(pairs, 20, **workers)
+        return [optimizer.step(lambda x=x, y=y: F.cross_entropy(model(x), y)) for x, y in loader]
+
+    found = losses(num_workers=1, multiprocessing_context=method)
+    assert found == losses()
+    assert len(found) == 3
+
+
+def test_a_process_that_is_spawned_trains(digits):
+    arguments = (nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 10)), digits, rso.RSO(1, 20))
+    child = multiprocessing.get_context("spawn").Process(target=rso.fit, args=arguments, kwargs={"seed": 0})
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")
@@ -124,6 +153,21 @@ def test_without_a_place_for_compiled_loops_they_are_compiled_anew():
     assert "note   numba finds no folder" in ended.stdout
     assert "to mend it: name a folder" in ended.stdout
     assert ended.stderr.count("NUMBA_CACHE_DIR") == 1
+
+
+def test_a_full_disk_keeps_no_compiled_loop_from_running(monkeypatch):
+    caching = pytest.importorskip("numba.core.caching")
+    from rso_lab import kernels
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    kernels._tell_once.cache_clear()
+    doubled = kernels._compiled(lambda x: 2 * x)
+    with pytest.warns(UserWarning, match="cannot keep compiled loops .*No space left.*: make room") as told:
+        assert (doubled(21), doubled(0.5)) == (42, 1)
+    assert len(told) == 1
 
 
 def test_a_numba_that_cannot_be_imported_or_is_switched_off(tmp_path):
