@@ -397,6 +397,7 @@ def _plot(options: Namespace, command: str) -> None:
     from rso_lab.history import History
 
     out = options.out or options.runs[0].with_suffix(".png")
+    _refuse_unwritable(out)
     try:
         histories = [History.load(path) for path in options.runs]
         plots.save(plots.accuracy(histories), out)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from rso_lab.graph import Array, Moments, Values
 from rso_lab.paths import Change, Part, Path, enters, first_input
@@ -94,7 +93,7 @@ def is_relu(part: Part) -> bool:
 
 
 def _is_batch_norm(part: Part) -> bool:
-    return isinstance(part.module, _BatchNorm)
+    return part.kind == "norm"
 
 
 def _is_global_mean(module: Any) -> bool:

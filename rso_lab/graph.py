@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import inspect
 import itertools
 import os
 import threading
@@ -158,13 +159,15 @@ def scale_and_offset(mean: Array, variance: Array, gamma: Array, beta: Array, ep
 class Network(fx.Interpreter):
     """A model that can be run from any node on, its batch norms on their own or on the mini-batch's statistics.
 
-    `layers` are in execution order. `example` is a mini-batch (B, ...) to try the model on. Puts the model into eval
-    mode. Raises TypeError or ValueError, naming the module, for a model that cannot be searched.
+    `layers` are in execution order; `batch_norms`: where those are that are not frozen, which keep their statistics.
+    `example` is a mini-batch (B, ...) to try the model on. Puts the model into eval mode. Raises TypeError or
+    ValueError, naming the module, for a model that cannot be searched.
     """
 
     def __init__(self, model: nn.Module, example: Tensor):
         _refuse_unsearchable(model, example.dtype)
         _refuse_dropout(model)
+        frozen = {module for module in model.modules() if _is_frozen(module)}
         model.eval()
         super().__init__(model, graph=_trace(model))
         self.ranks = ALONE  # that share a mini-batch, and so its statistics
@@ -172,7 +175,7 @@ class Network(fx.Interpreter):
         self.input = self.nodes[0]
         self.user_to_last_uses |= {node: [node] for node in self.nodes if not node.users}
         self.writes_in_place = any(self.changes_its_input(node) for node in self.nodes)
-        self.batch_norms = self._positions(lambda module: isinstance(module, _BatchNorm))
+        self.batch_norms = self._positions(lambda module: isinstance(module, _BatchNorm) and module not in frozen)
         self.stale = set(self.batch_norms)  # those whose statistics are not those of the network in force
         self.mixes_rows = False
         self.piece = PIECE if example.device.type == "cpu" else PIECE_ON_GPU
@@ -256,7 +259,7 @@ class Network(fx.Interpreter):
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         """What the module `target` puts out: fx calls this for each module in the graph."""
         module = self.fetch_attr(target)
-        if isinstance(module, _BatchNorm) and self.batch_norms[target] >= self.batch_statistics_from:
+        if self.batch_norms.get(target, -1) >= self.batch_statistics_from:
             (x,) = (*args, *kwargs.values())
             weight, bias, eps = module.weight, module.bias, module.eps
             if self.ranks.count == 1:
@@ -447,6 +450,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def _trace(model: nn.Module) -> fx.Graph:
+    wanted = [
+        argument.name
+        for argument in inspect.signature(model.forward).parameters.values()
+        if argument.default is argument.empty and argument.kind not in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+    ]
+    if len(wanted) > 1:
+        raise TypeError(
+            f"{type(model).__name__}'s forward wants {' and '.join(wanted[1:])}, too: pass a network that takes the "
+            "images alone, or train it with rso_lab.RSOptimizer"
+        )
     try:
         with _tracing:
             return _Tracer().trace(model)
@@ -455,6 +468,13 @@ def _trace(model: nn.Module) -> fx.Graph:
             f"torch.fx cannot trace {type(model).__name__} ({error}): take data-dependent Python out of its forward, "
             "or train it with rso_lab.RSOptimizer"
         ) from error
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether it is a batch norm whose owner holds its statistics, gamma and beta: in eval mode, nothing to train."""
+    parameters = list(module.parameters())
+    trains = module.training or any(parameter.requires_grad for parameter in parameters)
+    return isinstance(module, _BatchNorm) and bool(parameters) and not trains
 
 
 def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:

@@ -6,6 +6,7 @@ loops are put together in LLVM's own terms, VECTOR channels at a time: what numb
 as slow. Images are (H, W, C), contiguous; sets of them (N, H, W, C).
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +22,39 @@ from rso_lab import graph
 
 # Channels that are computed at once: what one register holds.
 VECTOR = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
-_compiled = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+_options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("numba is switched off: NUMBA_DISABLE_JIT is set")
 NO_PLACE = "numba finds no folder to keep compiled loops in, and compiles them in every process (half a minute)"
 PLACE = "name a folder that can be written to in the environment variable NUMBA_CACHE_DIR"
 try:
-    _compiled(graph.scale_and_offset)
+    njit(graph.scale_and_offset, cache=True, **_options)
     kept = True
 except RuntimeError:
     warnings.warn(f"{NO_PLACE}: {PLACE}", stacklevel=2)
     kept = False
-    _compiled = njit(nogil=True, fastmath={"contract"}, error_model="numpy")
+
+
+@functools.cache  # numba makes Python forget what it has warned of
+def _tell_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+def _compiled(function: Callable) -> Callable:
+    """The function, to be compiled at its first call, and kept where there is a folder for it with room."""
+    made: Any = njit(function, cache=kept, **_options)
+    keep = made._cache.save_overload
+
+    def keep_if_there_is_room(*compiled: Any) -> None:
+        try:
+            keep(*compiled)
+        except OSError as error:
+            _tell_once(f"numba cannot keep compiled loops ({error}): make room, or {PLACE}")
+
+    made._cache.save_overload = keep_if_there_is_room
+    return made
+
+
 _INDEX = ir.IntType(64)
 FIELDS = [
     "kind",

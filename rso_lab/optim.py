@@ -16,6 +16,7 @@ _SETTINGS = {
     "distribution",
     "sigma_scale",
     "sigma_end",
+    "sigma_floor",
     "opposite",
     "batch_norm_sigma",
 }
@@ -32,7 +33,7 @@ class RSOptimizer(torch.optim.Optimizer):
     visited from the last named one on, batch norms among them, over and over; sigma is annealed over `cycles` (with one
     it stays as it is). What batch norms count while the closure runs is the loop's own affair, as are checkpoints. A
     step is as slow as the plain evaluator's: `fit` knows more of the network. Further keywords are settings of `RSO`:
-    order, layer_order, distribution, sigma_scale, sigma_end, opposite, batch_norm_sigma.
+    order, layer_order, distribution, sigma_scale, sigma_end, sigma_floor, opposite, batch_norm_sigma.
     Raises ValueError for settings that cannot be, TypeError for parameters without names, FloatingPointError where the
     current loss is not finite.
     """

@@ -184,7 +184,7 @@ def kind_of(node: fx.Node, network: Network, examples: Values) -> Kind:
     x = inputs[0]
     alone = len(inputs) == 1
     if isinstance(module, _BatchNorm):
-        return "norm"
+        return "norm" if node.target in network.batch_norms else "rowwise"
     if type(module) is nn.Conv2d and module.padding_mode == "zeros" and x.dim() == 4:
         return "mix"
     if type(module) is nn.Linear and x.dim() == 2:

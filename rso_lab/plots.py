@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rso_lab.data import NAMES, Data
-from rso_lab.history import History
+from rso_lab.history import History, replacing
 from rso_lab.models import Block
 
 # Okabe & Ito's colours, which stay apart for every kind of colour vision.
@@ -758,7 +759,11 @@ def _range(image: AxesImage) -> str:
 
 
 def save(ax: Axes, path: str | os.PathLike) -> None:
-    """Write the figure that `ax` is part of; the ending of `path` says whether png, svg or pdf."""
+    """Write the figure that `ax` is part of; the ending of `path` says whether png, svg or pdf: png without one.
+
+    Raises ValueError for another ending, OSError for a device or a pipe.
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.savefig(path, dpi=150)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix[1:] or "png", dpi=150)

@@ -76,6 +76,8 @@ class RSO:
         "of the changes: N(0, sigma), U(-2 sigma, 2 sigma), or one of -sigma, 0, sigma (§3)", default="gaussian"
     )
     sigma_scale: float = explained("sigma in the first cycle, in units of sigma_d (§4.1)", default=1.0)
+    # For layers that begin with zeros: best of 0.1 to 3 on held-out training images is 1, results/sigma_floor.json.
+    sigma_floor: float = explained("sigma_d is at least so many times sqrt(2 / inputs of a neuron)", default=0.0)
     sigma_end: float = explained("sigma in the last cycle, as a share of the first's (§4.1)", default=0.1)
     batch_every: Literal["weight", "neuron", "layer"] = explained(
         "how long a mini-batch is held (paper: weight); above the weight level, always one proposal", default="weight"
@@ -101,7 +103,7 @@ class RSO:
             elif setting.type is bool:
                 allowed, fits = "True or False", isinstance(value, bool)
             else:
-                least = 0 if setting.name == "weight_decay" else math.ulp(0)
+                least = 0 if setting.name in ("weight_decay", "sigma_floor") else math.ulp(0)
                 allowed = "a finite number, " + ("0 or more" if least == 0 else "more than 0")
                 fits = is_number(value) and least <= value <= sys.float_info.max
             if not fits:
@@ -111,11 +113,17 @@ class RSO:
 
 
 def as_python(settings: Any) -> None:
-    """Make Python's numbers of numpy's, in frozen settings: JSON has those alone."""
+    """Make Python's numbers of numpy's, in frozen settings and their tuples: JSON has those alone."""
     for setting in fields(settings):
         value = getattr(settings, setting.name)
-        if isinstance(value, np.generic):
-            object.__setattr__(settings, setting.name, value.item())
+        if isinstance(value, tuple):
+            object.__setattr__(settings, setting.name, tuple(map(_as_python, value)))
+        else:
+            object.__setattr__(settings, setting.name, _as_python(value))
+
+
+def _as_python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_whole(value: Any) -> bool:
@@ -375,7 +383,8 @@ def initial_sigmas(network: Network, settings: RSO) -> dict[str, float]:
     """sigma_d for each searched parameter; biases share that of their layer's weights."""
     sigmas: dict[str, float] = {}
     for layer in searched_layers(network, settings):
-        sigma = layer_sigma(layer.name, dict(layer.module.named_parameters()), settings)
+        called = network.nodes[layer.position].op == "call_module"  # else its children are layers of their own
+        sigma = layer_sigma(layer.name, dict(layer.module.named_parameters(recurse=called)), settings)
         sigmas |= dict.fromkeys(layer.parameters, sigma)
     return sigmas
 
@@ -384,14 +393,16 @@ def layer_sigma(layer: str, parameters: dict[str, nn.Parameter], settings: RSO) 
     """sigma_d: the population deviation of all elements of a layer's weight tensor (line 6).
 
     Of all its matrices where none is called "weight"; `batch_norm_sigma` for batch norms and others that start at 1.
+    Not less than `sigma_floor` says.
     """
     weight = parameters.get("weight")
     matrices = [weight] if weight is not None else [p for p in parameters.values() if p.dim() >= 2]
     if not matrices or matrices[0].dim() < 2 or bool((matrices[0] == 1).all()):
         return settings.batch_norm_sigma
-    sigma = float(torch.cat([p.detach().double().cpu().flatten() for p in matrices]).std(correction=0))
+    measured = float(torch.cat([p.detach().double().cpu().flatten() for p in matrices]).std(correction=0))
+    sigma = max(measured, settings.sigma_floor * (2 / matrices[0][0].numel()) ** 0.5)
     if sigma == 0:
-        remedy = "initialise them, with rso_lab.models.he_init_(model) for example"
+        remedy = "initialise them (rso_lab.models.he_init_ can), or set sigma_floor, to 1 for example"
         warnings.warn(f"all weights of layer {layer!r} are equal: sigma_d is 0, and they stay: {remedy}", stacklevel=2)
     return sigma
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from rso_lab.data import Data
+from rso_lab.graph import Network
 from rso_lab.rso import as_python, explained, is_number, is_whole, with_meanings
 
 
@@ -60,7 +60,7 @@ class SGD:
 
 
 def descend(
-    model: nn.Module,
+    network: Network,
     data: Data,
     settings: SGD,
     generator: torch.Generator,
@@ -68,13 +68,14 @@ def descend(
     optimizer: torch.optim.Optimizer,
     schedule: LambdaLR,
 ) -> Iterator[int]:
-    """Train `model`, in eval mode, in place; after each iteration, yields how many there have been.
+    """Train the network, in eval mode, in place; after each iteration, yields how many there have been.
 
     An epoch takes as many whole mini-batches as there are, in a random order. While one trains, batch norms use the
     mini-batch's statistics. Optimizer and schedule are from `schedule_of`; where they have been in use, the training
     goes on at the epoch that they have come to. Raises FloatingPointError when the loss is not finite.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    model = network.module
+    norms = [model.get_submodule(name) for name in network.batch_norms]
     batches = batches_of(data, settings)
     for epoch in range(schedule.last_epoch // batches, settings.epochs):
         order = torch.randperm(len(data.x_train), generator=generator).to(data.x_train.device)

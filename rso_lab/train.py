@@ -79,8 +79,10 @@ def fit(
 
     `evaluator` is "plain", "cached", "incremental" or "auto", the fastest on the device; it is RSO's. `device` is where
     the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for
-    RSO differentiable or not; a loss of your own may take one output, the logit of class 1 of two. Then the model is in
-    eval mode and its batch norms hold the training set's statistics, also after an interrupt or an error.
+    RSO differentiable or not; a loss of your own may take outputs (B, 1) or (B,), the logit of class 1 of two.
+
+    Then the model is in eval mode and its batch norms hold the training set's statistics, also after an interrupt or an
+    error. A frozen one (it comes in eval mode, its gamma and beta with requires_grad=False) keeps what it has.
 
     `checkpoint` is a folder in which the state is kept after layer sweeps, for SGD after epochs. With `resume`, the run
     goes on from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed
@@ -109,17 +111,24 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
     assert job.evaluator is not None
     way = layer_search(job.method.parallel, job.ranks)
     found = search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator, way)
-    return _undisturbed(found, job.network.module)
+    return _undisturbed(found, job)
 
 
-def _undisturbed(events: Iterator[Any], model: nn.Module) -> Iterator[Any]:
+def _undisturbed(events: Iterator[Any], job: "_Job") -> Iterator[Any]:
     """The events. Whatever the caller has set meanwhile, each module goes on in the mode, train or eval, it was in."""
     with contextlib.closing(events):  # type: ignore[type-var]
+        _refuse_autocast(job.method, job.data)
         for event in events:
-            modes = [(module, module.training) for module in model.modules()]
+            modes = [(module, module.training) for module in job.network.module.modules()]
             yield event
             for module, training in modes:
                 module.training = training
+            _refuse_autocast(job.method, job.data)
+
+
+def _refuse_autocast(method: RSO | SGD, data: Data) -> None:
+    if isinstance(method, RSO) and torch.is_autocast_enabled(data.x_train.device.type):
+        raise ValueError("torch.autocast is on: RSO compares losses that its rounding would change; leave it for RSO")
 
 
 def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options: Any) -> Iterator[Record]:
@@ -128,7 +137,7 @@ def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options
     Options and errors as for `fit`; a run that is resumed yields what comes after the checkpoint.
     """
     job = _prepare(model, data, method, seed, **options)
-    return _undisturbed((event for event in _events(job) if isinstance(event, Record)), job.network.module)
+    return _undisturbed((event for event in _events(job) if isinstance(event, Record)), job)
 
 
 def histories(
@@ -136,7 +145,7 @@ def histories(
 ) -> Iterator[History]:
     """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
     job = _prepare(model, data, method, seed, **options)
-    return _undisturbed(_grow(job, command), job.network.module)
+    return _undisturbed(_grow(job, command), job)
 
 
 @dataclass
@@ -263,8 +272,7 @@ def _prepare(
     if largest > len(data.x_train):
         raise ValueError(f"batch_size is {largest}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
-    if isinstance(method, RSO) and torch.is_autocast_enabled(data.x_train.device.type):
-        raise ValueError("torch.autocast is on: RSO compares losses that its rounding would change; leave it for RSO")
+    _refuse_autocast(method, data)
     if ranks.count > 1:
         _refuse_unshareable(method, data, loss, ranks)
     if isinstance(model, nn.Module):
@@ -282,7 +290,8 @@ def _prepare(
     with torch.no_grad():
         outputs = network.outputs(data.x_train[:2])
     last = network.layers[-1].name
-    one_logit = data.classes == 2 and loss is not F.cross_entropy and outputs.shape == (len(outputs), 1)
+    few = len(data.x_train[:2])
+    one_logit = data.classes == 2 and loss is not F.cross_entropy and outputs.shape in ((few, 1), (few,))
     if not one_logit and (outputs.dim() != 2 or outputs.shape[1] < data.classes):
         raise ValueError(
             f"the outputs, from layer {last!r}, have shape {tuple(outputs.shape)}: expected (B, {data.classes})"
@@ -292,7 +301,10 @@ def _prepare(
             number = loss(outputs.requires_grad_(isinstance(method, SGD)), data.y_train[:2])
         as_loss(number, outputs.device)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        raise ValueError(f"loss(outputs, targets) must give one number for a mini-batch ({error})") from error
+        what = f"outputs of shape {tuple(outputs.shape)} and whole numbers as targets"
+        raise ValueError(
+            f"loss(outputs, targets) must give one number for a mini-batch, of {what} ({error})"
+        ) from error
     generator = torch.Generator().manual_seed(seed)
     if isinstance(method, SGD):
         if not getattr(number, "requires_grad", False):
@@ -379,11 +391,10 @@ def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
     """What is left of the epochs."""
     progress = job.progress
     begun = time.perf_counter() - progress.seconds
-    model = job.network.module
     batches = batches_of(job.data, method)
     cost = descent_cost(job.network, job.data.x_train, method.batch_size)
     try:
-        for iterations in descend(model, job.data, method, job.generator, job.loss, **job.descent):
+        for iterations in descend(job.network, job.data, method, job.generator, job.loss, **job.descent):
             if iterations % batches:
                 continue
             job.network.stale = set(job.network.batch_norms)
@@ -499,7 +510,8 @@ def _measured(job: _Job) -> dict[str, float]:
 def _measure(job: _Job, x: Tensor, y: Tensor) -> tuple[float, float]:
     """Accuracy and loss on all of x (N, ...)."""
     outputs = job.network.outputs(x)
-    found = outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).long()  # one logit: of class 1
+    one_logit = outputs.numel() == len(y)  # of class 1
+    found = (outputs.flatten() > 0).long() if one_logit else outputs.argmax(dim=1)
     return int((found == y).sum()) / len(y), float(job.loss(outputs, y))
 
 

@@ -34,6 +34,7 @@ BAD = {
     "batch_every": [*WORDS, "cycle"],
     "opposite": SWITCHES,
     "weight_decay": [value for value in NUMBERS if value != 0],
+    "sigma_floor": [value for value in NUMBERS if value != 0],
     "batch_norm": SWITCHES,
     "batch_norm_sigma": NUMBERS,
 }
@@ -51,6 +52,7 @@ GOOD = {
     "batch_every": ["weight", "neuron", "layer"],
     "opposite": [True, False],
     "weight_decay": [0, 0.0, 1e-4],
+    "sigma_floor": [0, 1.0],
     "batch_norm": [True, False],
     "batch_norm_sigma": [0.1, 1],
 }
@@ -143,6 +145,11 @@ ARGUMENTS = {
     },
     "another device": ({"device": "toaster"}, ValueError, "device is 'toaster': expected 'cpu' or 'cuda'"),
     "a loss for each image": ({"loss": vector}, ValueError, "must give one number for a mini-batch"),
+    "a loss of other targets": (
+        {"loss": nn.BCEWithLogitsLoss()},
+        ValueError,
+        r"\(2, 10\) and whole numbers as targets",
+    ),
     "a loss of nothing": ({"loss": lambda outputs, targets: None}, ValueError, "must give one number for a mini-batch"),
     "a loss that takes one argument": ({"loss": torch.mean}, ValueError, "must give one number for a mini-batch"),
     "no loss": ({"loss": None}, ValueError, "must give one number for a mini-batch"),
@@ -329,7 +336,7 @@ NETWORKS = {
     "a second input": (
         lambda: nn.Bilinear(64, 64, 10),
         TypeError,
-        "missing 1 required positional argument: 'input2'",
+        "^Bilinear's forward wants input2, too: pass a network that takes the images alone",
     ),
 }
 

@@ -38,7 +38,7 @@ def test_a_convolution_behind_a_batch_norm_and_in_front_of_one(name):
     layer, norm = nn.Conv2d(inputs, outputs, kernel, **more).to(DEVICE), nn.BatchNorm2d(outputs).to(DEVICE)
     norm.weight.normal_()
     norm.bias.normal_()
-    x = torch.randn(2, 7, inputs, 7, 6, device=DEVICE)
+    x = torch.randn(2, 3, inputs, 6, 5, device=DEVICE)  # blocks of pixels, the last not full
     scale, offset = torch.randn(2, 2, inputs, device=DEVICE)
     reference = torch.full((outputs,), 0.3, device=DEVICE)
     for _ in range(2):  # with sums about another number than the mean the first is less exact

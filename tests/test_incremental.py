@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import rso_lab as rso
-from rso_lab import incremental, kernels
+from rso_lab import incremental, kernels, train
 from rso_lab.graph import Network
 from rso_lab.incremental import IncrementalEvaluator
+from rso_lab.on_device import OnDeviceEvaluator
 from rso_lab.paths import find_path
 from rso_lab.rso import PlainEvaluator, apply, choose, propose
 from rso_lab.visits import sweeps
@@ -71,6 +72,13 @@ def conv3(inputs=2, outputs=3, **options):
 def two(forward):
     """Two convolutions and a batch norm, for this forward."""
     return lambda: custom(forward, a=conv3(), bn=nn.BatchNorm2d(3), b=conv3(3))
+
+
+def frozen(channels=3):
+    """A batch norm that keeps its statistics: `build` puts it in eval mode."""
+    norm = nn.BatchNorm2d(channels).requires_grad_(False)
+    norm.running_mean.normal_()
+    return norm
 
 
 def unused(self, x):
@@ -300,6 +308,9 @@ NETWORKS = {
     "no dropout": lambda: flat(
         conv3(bias=False), nn.Dropout(0.0), nn.BatchNorm2d(3), nn.Identity(), nn.Dropout2d(0.0), conv3(3)
     ),
+    "frozen batch norms": lambda: flat(
+        conv3(), frozen(), nn.ReLU(), conv3(3, bias=False), nn.BatchNorm2d(3), conv3(3), frozen()
+    ),
     "outputs by softmax": lambda: nn.Sequential(flat(conv3(), nn.ReLU()), nn.Softmax(1)),
 }
 
@@ -322,21 +333,24 @@ def assert_close(losses, expected, rel):
     assert tuple(map(float, losses)) == pytest.approx(tuple(map(float, expected)), rel=rel, abs=0, nan_ok=True)
 
 
-def assert_identical_runs(make, data, **settings):
-    """Plain and incremental, each on its own: the same losses, choices and weights."""
+def assert_identical_runs(make, data, evaluators=(IncrementalEvaluator,), most=None, **settings):
+    """Plain and these, each on its own: the same losses, choices and weights. `most`: how many steps at most."""
     runs = []
-    for evaluator in ("plain", "incremental"):
+    for evaluator in (PlainEvaluator, *evaluators):
         model = build(make, data)
-        runs.append(
-            (list(rso.steps(model, data, rso.RSO(batch_size=12, **settings), seed=1, evaluator=evaluator)), model)
-        )
-    (plain, model), (fast, other) = runs
-    for a, b in zip(plain, fast, strict=True):
-        assert_close(b.losses, a.losses, 1e-11)
-        assert (a.name, a.index, a.delta if a.name else None) == (b.name, b.index, b.delta if b.name else None)
-        assert a.choice == b.choice
-    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(train.EVALUATORS, "auto", evaluator)
+            steps = rso.steps(model, data, rso.RSO(batch_size=12, **settings), seed=1)
+            runs.append((list(itertools.islice(steps, most)), model))
+            steps.close()
+    plain, model = runs[0]
+    for fast, other in runs[1:]:
+        for a, b in zip(plain, fast, strict=True):
+            assert_close(b.losses, a.losses, 1e-11)
+            assert (a.name, a.index, a.delta if a.name else None) == (b.name, b.index, b.delta if b.name else None)
+            assert a.choice == b.choice
+        for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
     assert len({step.choice for step in plain}) > 1
 
 
@@ -378,9 +392,10 @@ KEEP, PLUS, MINUS = torch.arange(3)
 BOTH = (PlainEvaluator, IncrementalEvaluator)
 
 
-def assert_same_losses(model, data, **options):
-    for _, (plain, fast), _ in replay(model, data, BOTH, **options):
-        assert_close(fast, plain, 1e-11)
+def assert_same_losses(model, data, kinds=BOTH, **options):
+    for _, (plain, *others), _ in replay(model, data, kinds, **options):
+        for fast in others:
+            assert_close(fast, plain, 1e-11)
 
 
 # Whole networks and all settings
@@ -388,10 +403,13 @@ def assert_same_losses(model, data, **options):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_layer_of_every_network(name):
+    """Also with the evaluator that is for a GPU: see test_on_device.py."""
     data = images(SHAPE)
+    fast = (IncrementalEvaluator, OnDeviceEvaluator)
+    settings = {"cycles": 1, "layer_order": "input_first", "batch_every": "layer"}
     if name != "batch norms in a row":  # the second takes back what the first does
-        assert_identical_runs(NETWORKS[name], data, cycles=1, layer_order="input_first", batch_every="layer")
-    assert_same_losses(build(NETWORKS[name], data), data, seed=1)
+        assert_identical_runs(NETWORKS[name], data, fast, most=200, **settings)  # of the last layer a part will do
+    assert_same_losses(build(NETWORKS[name], data), data, (PlainEvaluator, *fast), seed=1)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -712,6 +730,10 @@ WIDE = {
     "a bias for a batch norm and another": (
         (1, 6, 6),
         joined(lambda self, x: (lambda y: self.b(self.bn(y)) + F.relu(y))(self.a(x))),
+    ),
+    "frozen batch norms": (
+        (1, 6, 6),
+        lambda: stack(frozen(16), nn.ReLU(), conv3(16, 16), *norm_relu(), conv3(16, 16), frozen(16), nn.ReLU(), GLOBAL),
     ),
     "rows are mixed": (
         (1, 6, 6),

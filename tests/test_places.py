@@ -1,13 +1,19 @@
 """Where people run the kit: other processes and threads, installations, files, terminals and streams."""
 
+import errno
+import itertools
+import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import rso_lab as rso
 from rso_lab.__main__ import main
@@ -32,23 +38,45 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")
-@pytest.mark.parametrize(
-    "child",
-    [
-        "next(rso.steps(rso.models.build('one_conv', data), data, settings, seed=0))",  # a run of its own
-        "next(search)",  # the parent's, with the threads that it had
-        "torch.randn(999, 999) @ torch.randn(999, 999)",
-    ],
-)
-def test_a_process_that_has_trained_may_fork(child):
-    ending = f"""
-if (pid := os.fork()) == 0:
-    {child}
-    os._exit(7)
-next(search)
-print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+def test_a_process_that_has_trained_may_fork():
+    ending = """
+for child in (
+    lambda: next(rso.steps(rso.models.build("one_conv", data), data, settings, seed=0)),  # a run of its own
+    lambda: next(search),  # the parent's, with the threads that it had
+    lambda: torch.randn(999, 999) @ torch.randn(999, 999),
+):
+    if (pid := os.fork()) == 0:
+        child()
+        os._exit(7)
+    next(search)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    assert run_python(BEGUN + ending).stdout == "7\n"
+    assert run_python(BEGUN + ending).stdout == "7\n7\n7\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_loop_of_ones_own_takes_data_from_worker_processes(method, digits):
+    next(rso.steps(rso.models.build("one_conv", digits), digits, rso.RSO(1, 20), seed=0))  # threads and locks are here
+    pairs = TensorDataset(digits.x_train[:60], digits.y_train[:60])
+
+    def losses(**workers) -> list[float]:
+        model = rso.models.build("one_conv", digits)
+        optimizer = rso.RSOptimizer(model.named_parameters(), seed=0)
+        loader = DataLoader(pairs, 20, **workers)
+        return [optimizer.step(lambda x=x, y=y: F.cross_entropy(model(x), y)) for x, y in loader]
+
+    found = losses(num_workers=1, multiprocessing_context=method)
+    assert found == losses()
+    assert len(found) == 3
+
+
+def test_a_process_that_is_spawned_trains(digits):
+    arguments = (nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 10)), digits, rso.RSO(1, 20))
+    child = multiprocessing.get_context("spawn").Process(target=rso.fit, args=arguments, kwargs={"seed": 0})
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process forks here")
@@ -96,7 +124,8 @@ def test_tracing_leaves_other_threads_alone(digits):
 def test_two_threads_train_at_once(digits):
     def losses() -> list[float]:
         model = rso.models.build("one_conv", digits)
-        return [step.losses.keep for step in rso.steps(model, digits, rso.RSO(1, 20), seed=0, evaluator="plain")]
+        search = rso.steps(model, digits, rso.RSO(1, 20), seed=0, evaluator="plain")
+        return [step.losses.keep for step in itertools.islice(search, 100)]
 
     found: list[list[float]] = []
     threads = [threading.Thread(target=lambda: found.append(losses())) for _ in range(2)]
@@ -126,6 +155,21 @@ def test_without_a_place_for_compiled_loops_they_are_compiled_anew():
     assert ended.stderr.count("NUMBA_CACHE_DIR") == 1
 
 
+def test_a_full_disk_keeps_no_compiled_loop_from_running(monkeypatch):
+    caching = pytest.importorskip("numba.core.caching")
+    from rso_lab import kernels
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
+    kernels._tell_once.cache_clear()
+    doubled = kernels._compiled(lambda x: 2 * x)
+    with pytest.warns(UserWarning, match="cannot keep compiled loops .*No space left.*: make room") as told:
+        assert (doubled(21), doubled(0.5)) == (42, 1)
+    assert len(told) == 1
+
+
 def test_a_numba_that_cannot_be_imported_or_is_switched_off(tmp_path):
     (tmp_path / "numba").mkdir()
     (tmp_path / "numba" / "__init__.py").write_text("raise SystemError('built for another numpy')")
@@ -148,6 +192,24 @@ def test_a_file_never_takes_the_place_of_what_is_no_plain_file(tmp_path, option,
         assert "no plain file" in err
         assert "cycle" not in out
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_figures_and_experiments_go_to_plain_files_alone(tmp_path, digits, capsys):
+    run, pipe, figure = tmp_path / "run.json", tmp_path / "pipe", tmp_path / "figure"
+    rso.fit(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 10)), digits, rso.RSO(1, 20), seed=0).save(run)
+    os.mkfifo(pipe)
+    before = sorted(os.listdir("/dev"))
+    for place in (pipe, "/dev/null", tmp_path, "/dev/stdout"):
+        assert main(["plot", str(run), "--out", str(place)]) == 1
+        assert re.search("no plain file|where the messages go", capsys.readouterr().err)
+    for place in (pipe, "/dev/null", run):
+        assert main(["experiment", "levels", "--folder", str(place)]) == 1
+        assert "cannot be written (Not a directory)" in capsys.readouterr().err
+    assert main(["plot", str(run), "--out", str(figure)]) == 0
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert sorted(tmp_path.iterdir()) == [figure, pipe, run]
+    assert sorted(os.listdir("/dev")) == before
 
 
 def test_a_link_leads_to_its_file(tmp_path):
@@ -192,6 +254,7 @@ def test_a_name_as_long_as_may_be(tmp_path):
 
 STREAMS = f"""
 import io, os, sys
+from torch import nn
 import rso_lab as rso
 from rso_lab.__main__ import main
 data = rso.load("digits", train_limit=60, test_limit=9)
@@ -206,7 +269,7 @@ for out, err in ((None, None), (pipe(io.BytesIO(), "ascii"), pipe(io.BytesIO(), 
         sys.stdout, sys.stderr = out, err
         codes.append(main(command))
     sys.stdout, sys.stderr = (out, err) if out is None else (console, console)
-    rso.fit(rso.models.build("one_conv", data), data, rso.RSO(1, 20, level="network"), seed=0)
+    rso.fit(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 10)), data, rso.RSO(1, 20), seed=0)
 print(codes, file=console)
 """
 

@@ -57,6 +57,14 @@ def test_the_default_sigma_of_batch_norms_is_the_best_that_was_measured():
         assert max(means, key=means.get) == rso.RSO(1, 1).batch_norm_sigma, means
 
 
+def test_the_floor_of_sigma_that_is_advised_is_the_best_that_was_measured():
+    accuracies = {}
+    for record in json.loads((ROOT / "results" / "sigma_floor.json").read_text("utf-8"))["records"]:
+        accuracies.setdefault(record["settings"]["sigma_floor"], []).append(record["accuracy"])
+    del accuracies[0.0]  # a last layer that begins as the others do
+    assert max(accuracies, key=lambda floor: sum(accuracies[floor])) == 1.0
+
+
 def test_the_table_of_peers_in_the_readme_is_the_recorded_one():
     methods = json.loads((ROOT / "results" / "peers.json").read_text("utf-8"))["methods"]
     assert set(methods) == {"rso", "snes", "spsa", "differences", "adam"}

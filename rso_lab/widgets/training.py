@@ -150,7 +150,7 @@ class Descent(Training):
         """The descent."""
         generator = torch.Generator().manual_seed(self.seed)
         way_down = schedule_of(self.model, self.method, batches_of(self.data, self.method))
-        descent = descend(self.model, self.data, self.method, generator, F.cross_entropy, *way_down)
+        descent = descend(self.network, self.data, self.method, generator, F.cross_entropy, *way_down)
         return cast(Generator[int], descent)
 
     def count(self, step: int) -> None:
