@@ -4,23 +4,42 @@ Compiled by numba. An image stays in the first-level cache from the batch norm o
 and to the moments that the next batch norm needs; torch would write and read a whole piece at each of them. The inner
 loops are put together in LLVM's own terms, VECTOR channels at a time: what numba makes of plain ones is several times
 as slow. Images are (H, W, C), contiguous; sets of them (N, H, W, C).
+
+What a processor has only decides how many pixels are computed at once, never the order in which numbers are added: so
+the results are the same on all that multiply and add in one instruction.
 """
 
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from rso_lab import graph
 
-# Channels that are computed at once: what one register holds.
-VECTOR = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+VECTOR = 16  # channels that are computed at once
+
+
+def tiles(features: str, triple: str) -> tuple[int, ...]:
+    """How many pixels may be computed at once, VECTOR channels of each, the most first.
+
+    Their sums have to stay in the vector registers, beside VECTOR weights and one number of the image. `features` and
+    `triple`: of the processor, in LLVM's terms, with a + before each feature that it has.
+    """
+    has = set(features.split(","))
+    registers = 32 if "+avx512f" in has or triple.startswith(("aarch64", "arm64")) else 16
+    held = 16 if "+avx512f" in has else 8 if has & {"+avx", "+avx2"} else 4  # numbers in a register
+    most = (registers - 1) // (VECTOR // held) - 1
+    return tuple(size for size in (16, 14, 8, 7, 6, 4, 2, 1) if size <= most)
+
+
+_TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()  # what numba compiles for
+TILES = tiles(_FEATURES, _TRIPLE)
 _compiled = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("numba is switched off: NUMBA_DISABLE_JIT is set")
@@ -34,6 +53,7 @@ except RuntimeError:
     kept = False
     _compiled = njit(nogil=True, fastmath={"contract"}, error_model="numpy")
 _INDEX = ir.IntType(64)
+_written: Any = intrinsic  # of another type than numba says: a call leaves out the first argument, `typing`
 FIELDS = [
     "kind",
     "norm",
@@ -60,7 +80,9 @@ class _Vectors:
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: Any):
         self.builder = builder
-        self.number = context.get_value_type(signature.args[0].dtype)
+        self.number = context.get_value_type(
+            next(kind.dtype for kind in signature.args if isinstance(kind, types.Array))
+        )
         self.vector = ir.VectorType(self.number, VECTOR)
         self.bytes = context.get_abi_sizeof(self.number)
         self.args = [
@@ -104,77 +126,92 @@ class _Vectors:
         return self.builder.fadd(self.builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _tile(rows: int, pixels: int) -> Callable:
-    """A function that convolves for rows x pixels of an image's outputs, VECTOR channels of each.
+@_written
+def _tile(
+    typing: Any,
+    pixels: Any,
+    out: Any,
+    at_out: Any,
+    start: Any,
+    at_start: Any,
+    x: Any,
+    at_x: Any,
+    w: Any,
+    at_w: Any,
+    sizes: Any,
+) -> Any:
+    """Convolve for some pixels in a line, as many as one of TILES, VECTOR channels of each.
 
-    The sums stay in registers. `start` is what they start from: the bias, or what was there.
+    `start` is what the sums start from. sizes: rows and columns of the kernel, blocks of channels and channels in one;
+    how far it is in x from row to row, from column to column, from block to block, and from pixel to pixel; in w
+    from row to row and from channel to channel; in out and in start from pixel to pixel.
     """
 
-    @intrinsic
-    def put(
-        typing: Any, out: Any, at_out: Any, start: Any, at_start: Any, x: Any, at_x: Any, w: Any, at_w: Any, sizes: Any
-    ) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            v = _Vectors(context, builder, signature, args)
-            out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
-            (
-                (kernel_rows, kernel_columns, channels, x_row, x_down, x_right),
-                (w_row, w_channel),
-                (out_row, out_pixel, start_row, start_pixel),
-            ) = (cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed))
-            places = [(r, p) for r in range(rows) for p in range(pixels)]
-            starts = [v.index(at_start, (r, start_row), (p, start_pixel)) for r, p in places]
-            sums = [cgutils.alloca_once_value(builder, v.load(start, at)) for at in starts]
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        v = _Vectors(context, builder, signature, args)
+        pixels, out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
+        taps, (x_row, x_column, x_block, x_pixel), (w_row, w_channel), (out_pixel, start_pixel) = (
+            cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed)
+        )
+        rows, columns, blocks, depth = taps
 
-            def add_up(channels: Any, x_right: Any) -> None:
-                with (
-                    cgutils.for_range(builder, kernel_rows) as i,
-                    cgutils.for_range(builder, kernel_columns) as j,
-                    cgutils.for_range(builder, channels) as c,
-                ):
-                    weights = v.load(
-                        w, v.index(at_w, (i.index, w_row), (v.index((j.index, channels), c.index), w_channel))
-                    )
-                    first = v.index(at_x, (i.index, x_row), (j.index, channels), c.index)
-                    for (r, p), total in zip(places, sums, strict=True):
-                        value = builder.load(builder.gep(x, [v.index(first, (r, x_down), (p, x_right))]))
-                        builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
+        def put(size: int, x_pixel: Any) -> None:
+            starts = [v.load(start, v.index(at_start, (p, start_pixel))) for p in range(size)]
+            sums = [cgutils.alloca_once_value(builder, value) for value in starts]
+            with (
+                cgutils.for_range(builder, rows) as i,
+                cgutils.for_range(builder, columns) as j,
+                cgutils.for_range(builder, blocks) as b,
+                cgutils.for_range(builder, depth) as c,
+            ):
+                channel = v.index((v.index((j.index, blocks), b.index), depth), c.index)
+                weights = v.load(w, v.index(at_w, (i.index, w_row), (channel, w_channel)))
+                first = v.index(at_x, (i.index, x_row), (j.index, x_column), (b.index, x_block), c.index)
+                for p, total in enumerate(sums):
+                    value = builder.load(builder.gep(x, [v.index(first, (p, x_pixel))]))
+                    builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
+            for p, total in enumerate(sums):
+                v.store(builder.load(total), out, v.index(at_out, (p, out_pixel)))
 
-            vector = ir.Constant(_INDEX, VECTOR)
-            usual = builder.and_(*(builder.icmp_signed("==", number, vector) for number in (channels, x_right)))
-            with builder.if_else(usual) as (then, otherwise):
-                with then:  # with the distances known, the processor has no addresses to compute
-                    add_up(vector, vector)
-                with otherwise:
-                    add_up(channels, x_right)
-            for (r, p), total in zip(places, sums, strict=True):
-                v.store(builder.load(total), out, v.index(at_out, (r, out_row), (p, out_pixel)))
-            return context.get_dummy_value()
+        def known(number: Any, value: int) -> Any:
+            return builder.icmp_signed("==", number, ir.Constant(_INDEX, value))
 
-        return types.void(out, at_out, start, at_start, x, at_x, w, at_w, sizes), generate
+        for size in TILES:
+            with builder.if_then(known(pixels, size)):
+                # with the distance known, the processor has no addresses to compute
+                with builder.if_then(known(x_pixel, VECTOR)):
+                    put(size, ir.Constant(_INDEX, VECTOR))
+                with builder.if_then(known(x_pixel, 1)):
+                    put(size, ir.Constant(_INDEX, 1))
+                with builder.if_then(builder.not_(builder.or_(known(x_pixel, VECTOR), known(x_pixel, 1)))):
+                    put(size, x_pixel)
+        return context.get_dummy_value()
 
-    return put
+    return types.void(pixels, out, at_out, start, at_start, x, at_x, w, at_w, sizes), generate
 
 
-def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
-    """A function for batch norm, ReLU and pooling over side x side pixels: for VECTOR channels of a row."""
+@_written
+def _prologue(
+    typing: Any, kind: Any, x: Any, at_x: Any, scale: Any, offset: Any, channel: Any, out: Any, at_out: Any, sizes: Any
+) -> Any:
+    """Batch norm, ReLU and pooling (`kind`, see _prepare) for VECTOR channels, from `channel` on, of a row of pixels.
 
-    @intrinsic
-    def put(
-        typing: Any, x: Any, at_x: Any, x_row: Any, scale: Any, offset: Any, out: Any, at_out: Any, sizes: Any
-    ) -> Any:
-        # sizes: pixels to put out, channels, the first of the channels
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            v = _Vectors(context, builder, signature, args)
-            x, at_x, x_row, scale, offset, out, at_out, packed = v.args
-            pixels, channels, channel = cgutils.unpack_tuple(builder, packed)
-            a, b, zero = v.load(scale, channel), v.load(offset, channel), v.constant(0.0)
+    sizes: pixels to put out; how far it is in x from row to row and from pixel to pixel, in out from pixel to pixel.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        v = _Vectors(context, builder, signature, args)
+        kind, x, at_x, scale, offset, channel, out, at_out, packed = v.args
+        pixels, x_row, x_pixel, out_pixel = cgutils.unpack_tuple(builder, packed)
+        a, b, zero = v.load(scale, channel), v.load(offset, channel), v.constant(0.0)
+
+        def put(side: int, maximum: bool, relu: bool) -> None:
             with cgutils.for_range(builder, pixels) as i:
-                first = v.index(at_x, channel, (v.index((side, i.index)), channels))
+                first = v.index(at_x, (v.index((side, i.index)), x_pixel))
                 total = None
                 for r in range(side):
                     for p in range(side):
-                        value = v.multiply_add(v.load(x, v.index(first, (r, x_row), (p, channels))), a, b)
+                        value = v.multiply_add(v.load(x, v.index(first, (r, x_row), (p, x_pixel))), a, b)
                         if relu:  # a NaN is not below 0
                             value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
                         if total is None:
@@ -187,12 +224,14 @@ def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
                             total = builder.fadd(total, value)
                 if side > 1 and not maximum:
                     total = builder.fmul(total, v.constant(1 / side**2))
-                v.store(total, out, v.index(at_out, channel, (i.index, channels)))
-            return context.get_dummy_value()
+                v.store(total, out, v.index(at_out, (i.index, out_pixel)))
 
-        return types.void(x, at_x, x_row, scale, offset, out, at_out, sizes), generate
+        for number in range(6):
+            with builder.if_then(builder.icmp_signed("==", kind, ir.Constant(_INDEX, number))):
+                put(1 if number < 2 else 2, number >= 4, number % 2 == 1)
+        return context.get_dummy_value()
 
-    return put
+    return types.void(kind, x, at_x, scale, offset, channel, out, at_out, sizes), generate
 
 
 def _sum(power: int) -> Callable:
@@ -231,142 +270,139 @@ def _sum(power: int) -> Callable:
     return add_up
 
 
-_tile_1x14, _tile_2x14, _tile_1x7, _tile_2x7, _tile_4x7, _tile_1x4, _tile_4x4, _tile_2x2, _tile_1x1 = (
-    _tile(*size) for size in ((1, 14), (2, 14), (1, 7), (2, 7), (4, 7), (1, 4), (4, 4), (2, 2), (1, 1))
-)
-_affine, _affine_relu = (_prologue(1, False, relu) for relu in (False, True))
-_mean, _mean_relu = (_prologue(2, False, relu) for relu in (False, True))
-_maximum, _maximum_relu = (_prologue(2, True, relu) for relu in (False, True))
 _add_up, _add_up_squares = (_sum(power) for power in (1, 2))
 
 
 @_compiled
-def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], start: np.ndarray, out: np.ndarray) -> None:
-    """Out (H', W', C') = start + the convolution of x (H, W, C), padded, with w (kernel rows, columns, C, C').
+def _lines(
+    lines: int,
+    pixels: int,
+    channels: int,
+    out: np.ndarray,
+    at_out: int,
+    start: np.ndarray,
+    at_start: int,
+    x: np.ndarray,
+    at_x: int,
+    w: np.ndarray,
+    at_w: int,
+    by: tuple[int, int, int],
+    sizes: tuple,
+) -> None:
+    """Convolve for lines of pixels, tile by tile; by: how far from line to line in out, start and x. sizes: of a tile.
 
-    start: (H', W', C') or (1, 1, C').
+    The tiles of a line are as even as they can be. The last one computes some pixels again where they do not add up.
     """
-    height, width, out_channels = out.shape
-    channels = x.shape[2]
-    x_row = x.shape[1] * channels
-    down, right = stride[0] * x_row, stride[1] * channels
-    start_pixel = 0 if start.shape[0] < height or start.shape[1] < width else out_channels
-    sizes = (
-        (w.shape[0], w.shape[1], channels, x_row, down, right),
-        (w.shape[1] * channels * out_channels, out_channels),
-        (width * out_channels, out_channels, width * start_pixel, start_pixel),
-    )
-    for channel in range(0, out_channels, VECTOR):
-        row = 0
-        while row < height:
-            left = height - row
-            rows = 1
-            column = 0
-            while column < width:
-                at_out = (row * width + column) * out_channels + channel
-                at_start = (row * width + column) * start_pixel + channel
-                at_x = row * down + column * right
-                if width % 14 == 0 and left > 1:
-                    _tile_2x14(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 14, 2
-                elif width % 14 == 0:
-                    _tile_1x14(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 14
-                elif width % 7 == 0 and left > 3:
-                    _tile_4x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 7, 4
-                elif width % 7 == 0 and left > 1:
-                    _tile_2x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 7, 2
-                elif width % 7 == 0:
-                    _tile_1x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 7
-                elif width % 4 == 0 and left > 3:
-                    _tile_4x4(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 4, 4
-                elif width % 4 == 0:
-                    _tile_1x4(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 4
-                elif width % 2 == 0 and left > 1:
-                    _tile_2x2(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 2, 2
-                else:
-                    _tile_1x1(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 1
-            row += rows
+    x_pixel, (out_pixel, start_pixel) = sizes[1][3], sizes[3]
+    first = 0
+    while first < pixels:
+        left = pixels - first
+        share = left if left <= TILES[0] else min(TILES[0], (left + 1) // 2)
+        size = 0
+        for some in TILES:
+            if some <= pixels and (some >= share or size == 0):
+                size = some
+        first = min(first, pixels - size)
+        for line in range(lines):
+            for channel in range(0, channels, VECTOR):
+                _tile(
+                    size,
+                    out,
+                    at_out + line * by[0] + first * out_pixel + channel,
+                    start,
+                    at_start + line * by[1] + first * start_pixel + channel,
+                    x,
+                    at_x + line * by[2] + first * x_pixel,
+                    w,
+                    at_w + channel,
+                    sizes,
+                )
+        first += size
 
 
 @_compiled
-def _convolve_together(
-    x: np.ndarray, w: np.ndarray, stride: tuple[int, int], padding: tuple[int, int], start: np.ndarray, out: np.ndarray
+def _convolve(
+    x: np.ndarray,
+    shape: tuple[int, int, int, int],
+    together: bool,
+    w: np.ndarray,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    start: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """As _convolve, for small images x (N, H, W, C), without their padding: one pixel of many images at a time.
+    """Out (N, H', W', C') = start + the convolution of x with w (kernel rows, columns, C, C').
 
-    out (N, H', W', C'); start: (N, H', W', C') or (1, 1, 1, C').
+    x: flat; images of `shape` as _room has them, padded, unless they are `together`: then one pixel of all images is
+    computed after the other, without the padding. start: (N, H', W', C') or (1, 1, 1, C').
     """
     count, height, width, out_channels = out.shape
-    rows, columns, channels = x.shape[1:]
-    x_image, out_image = rows * columns * channels, height * width * out_channels
-    start_image = 0 if len(start) < count else start[0].size
-    start_pixel = 0 if start.shape[1] < height or start.shape[2] < width else out_channels
-    w_row = w.shape[1] * channels * out_channels
+    x_image, x_row, x_column, x_block = _distances(shape, together)
+    out_image, out_row = height * width * out_channels, width * out_channels
+    start_pixel = 0 if start.size == out_channels < out.size else out_channels
+    start_image, start_row = height * width * start_pixel, width * start_pixel
+    depth = min(VECTOR, shape[3])
+    blocks = shape[3] // depth
+    w_by = (w.shape[1] * shape[3] * out_channels, out_channels)
+    if not together:
+        taps = (w.shape[0], w.shape[1], blocks, depth)
+        sizes = (taps, (x_row, x_column, x_block, stride[1] * x_column), w_by, (out_channels, start_pixel))
+        by = (out_row, start_row, stride[0] * x_row)
+        for n in range(count):
+            at_out, at_start, at_x = n * out_image, n * start_image, n * x_image
+            _lines(height, width, out_channels, out, at_out, start, at_start, x, at_x, w, 0, by, sizes)
+        return
     for row in range(height):
         above = row * stride[0] - padding[0]
+        i = max(0, -above)
+        rows = max(0, min(w.shape[0], shape[1] - above) - i)
         for column in range(width):
             before = column * stride[1] - padding[1]
-            i, j = max(0, -above), max(0, -before)
-            taps = (max(0, min(w.shape[0], rows - above) - i), max(0, min(w.shape[1], columns - before) - j))
-            sizes = (
-                (*taps, channels, columns * channels, 0, x_image),
-                (w_row, out_channels),
-                (0, out_image, 0, start_image),
-            )
-            for channel in range(0, out_channels, VECTOR):
-                at_w = i * w_row + j * channels * out_channels + channel
-                n = 0
-                while n < count:
-                    at_out = n * out_image + (row * width + column) * out_channels + channel
-                    at_start = n * start_image + (row * width + column) * start_pixel + channel
-                    at_x = n * x_image + ((above + i) * columns + before + j) * channels
-                    if count - n >= 14:
-                        _tile_1x14(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
-                        n += 14
-                    elif count - n >= 4:
-                        _tile_1x4(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
-                        n += 4
-                    else:
-                        _tile_1x1(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
-                        n += 1
+            j = max(0, -before)
+            taps = (rows, max(0, min(w.shape[1], shape[2] - before) - j), blocks, depth)
+            sizes = (taps, (x_row, x_column, x_block, x_image), w_by, (out_image, start_image))
+            at_out, at_start = row * out_row + column * out_channels, row * start_row + column * start_pixel
+            at_x = (above + i) * x_row + (before + j) * x_column
+            at_w = i * w_by[0] + j * shape[3] * out_channels
+            _lines(1, count, out_channels, out, at_out, start, at_start, x, at_x, w, at_w, (0, 0, 0), sizes)
 
 
 @_compiled
 def _prepare(
-    x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, top: int, left: int, out: np.ndarray
+    x: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    kind: int,
+    out: np.ndarray,
+    at_out: int,
+    by: tuple[int, int, int],
 ) -> None:
-    """Batch norm, ReLU and pooling of x (H, W, C), C a multiple of VECTOR, into out from (top, left) on.
+    """Batch norm, ReLU and pooling of x (H, W, C), C a multiple of VECTOR.
 
-    `kind`: 0 no pooling, 2 means of 2x2, 4 maxima of 2x2; one more with ReLU.
+    `kind`: 0 no pooling, 2 means of 2x2, 4 maxima of 2x2; one more with ReLU. by: how far it is in out from row to row,
+    from pixel to pixel, and from VECTOR channels to the next.
     """
     height, width, channels = x.shape
     side = 1 if kind < 2 else 2
-    x_row = width * channels
+    sizes = (width // side, width * channels, channels, by[1])
     for row in range(height // side):
-        at_x = side * row * x_row
-        at_out = ((top + row) * out.shape[1] + left) * channels
-        for channel in range(0, channels, VECTOR):
-            sizes = (width // side, channels, channel)
-            if kind == 0:
-                _affine(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 1:
-                _affine_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 2:
-                _mean(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 3:
-                _mean_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 4:
-                _maximum(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            else:
-                _maximum_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
+        for block in range(channels // VECTOR):
+            channel = block * VECTOR
+            at_x = side * row * width * channels + channel
+            _prologue(kind, x, at_x, scale, offset, channel, out, at_out + row * by[0] + block * by[2], sizes)
+
+
+@_compiled
+def _distances(shape: tuple[int, int, int, int], together: bool) -> tuple[int, int, int, int]:
+    """How far it is from image to image, row to row, pixel to pixel and VECTOR channels to the next, for `_convolve`.
+
+    VECTOR channels, or the one that there is, lie side by side; images that are convolved `together` inside pixels.
+    """
+    count, height, width, channels = shape
+    depth = min(VECTOR, channels)
+    if together:
+        return depth, width * count * depth, count * depth, height * width * count * depth
+    return height * width * channels, width * depth, depth, height * width * depth
 
 
 @_compiled
@@ -391,7 +427,7 @@ def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray
 def _at_once(x: np.ndarray) -> int:
     """How many images of x (N, ...) have their moments taken at once: as many as stay in the first-level cache."""
     some = max(1, 4096 // (x.size // len(x)))
-    return some - some % 14 if some > 14 else some  # as many as _convolve_together takes at once
+    return some - some % 14 if some > 14 else some  # as many as may be computed at once
 
 
 @_compiled
@@ -423,17 +459,17 @@ def convolve(
     together = _is_small(out)
     if together:
         top, left = 0, 0
-    ready = np.zeros((some, x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3]), x.dtype)
+    shape = (some, x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3])
+    by = _distances(shape, together)
+    ready = np.zeros(shape, x.dtype).reshape(-1)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     room = np.zeros((2, out.shape[3]), x.dtype)
     for first in range(0, len(x), some):
         last = min(first + some, len(x))
         for n in range(first, last):
-            _prepare(x[n], scale, offset, kind, top, left, ready[n - first])
-            if not together:
-                _convolve(ready[n - first], w, stride, bias.reshape(1, 1, -1), out[n])
-        if together:
-            _convolve_together(ready[: last - first], w, stride, padding, bias.reshape(1, 1, 1, -1), out[first:last])
+            at = (n - first) * by[0] + top * by[1] + left * by[2]
+            _prepare(x[n], scale, offset, kind, ready, at, by[1:])
+        _convolve(ready, shape, together, w, stride, padding, bias.reshape(1, 1, 1, -1), out[first:last])
         _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
@@ -463,7 +499,9 @@ def enter(
     together = _is_small(out)
     if together:
         top, left = 0, 0
-    change = np.zeros((some, height + 2 * top, width + 2 * left, 1), x.dtype)
+    shape = (some, height + 2 * top, width + 2 * left, 1)
+    by = _distances(shape, together)
+    change = np.zeros(shape, x.dtype).reshape(-1)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     tall = 1 if kind >= 2 and x.shape[2] % 2 == 1 else some  # images below each other, unless pooling would mix them
     room, plane = np.zeros((2, out.shape[3]), x.dtype), np.zeros((tall * x.shape[2], x.shape[3]), x.dtype)
@@ -474,14 +512,11 @@ def enter(
             theirs = after[top_one : min(top_one + tall, last)].reshape(-1, width)
             _prepare_plane(ours, x.dtype.type(scale), x.dtype.type(offset), kind, plane[: len(ours)], theirs)
         for n in range(first, last):
-            moved = change[n - first]
             for row in range(height):
+                at = (n - first) * by[0] + (top + row) * by[1] + left * by[2]
                 for column in range(width):
-                    moved[top + row, left + column, 0] = after[n, 0, row, column] - before[n, 0, row, column]
-            if not together:
-                _convolve(moved, w, stride, kept[n], out[n])
-        if together:
-            _convolve_together(change[: last - first], w, stride, padding, kept[first:last], out[first:last])
+                    change[at + column * by[2]] = after[n, 0, row, column] - before[n, 0, row, column]
+        _convolve(change, shape, together, w, stride, padding, kept[first:last], out[first:last])
         _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
@@ -514,7 +549,7 @@ def pool(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, out: n
     ready = np.zeros(x.shape[1:], x.dtype)
     pixels = x.shape[1] * x.shape[2]
     for n in range(len(x)):
-        _prepare(x[n], scale, offset, kind, 0, 0, ready)
+        _prepare(x[n], scale, offset, kind, ready, 0, (x.shape[2] * x.shape[3], x.shape[3], VECTOR))
         for c in range(0, x.shape[3], VECTOR):
             _add_up(ready, c, pixels, x.shape[3], scale, out[n], c)
         for c in range(x.shape[3]):
