@@ -25,21 +25,25 @@ from rso_lab import graph
 VECTOR = 16  # channels that are computed at once
 
 
-def tiles(features: str, triple: str) -> tuple[int, ...]:
-    """How many pixels may be computed at once, VECTOR channels of each, the most first.
-
-    Their sums have to stay in the vector registers, beside VECTOR weights and one number of the image. `features` and
-    `triple`: of the processor, in LLVM's terms, with a + before each feature that it has.
-    """
+def vector_numbers(features: str, triple: str) -> int:
+    """How many times VECTOR numbers the vector registers hold. `features` and `triple`: as LLVM names a processor's."""
     has = set(features.split(","))
     registers = 32 if "+avx512f" in has or triple.startswith(("aarch64", "arm64")) else 16
-    held = 16 if "+avx512f" in has else 8 if has & {"+avx", "+avx2"} else 4  # numbers in a register
-    most = (registers - 1) // (VECTOR // held) - 1
-    return tuple(size for size in (16, 14, 8, 7, 6, 4, 2, 1) if size <= most)
+    return registers * (16 if "+avx512f" in has else 8 if has & {"+avx", "+avx2"} else 4) // VECTOR
+
+
+def tiles(room: int) -> tuple[tuple[int, int], ...]:
+    """Lines and pixels that may be computed at once, VECTOR channels of each, the most pixels first.
+
+    Their sums stay in registers that hold `room` times VECTOR numbers, beside VECTOR weights and a number of the image.
+    """
+    most = room - 2
+    sizes = {min(most, 14), *(size for size in (8, 7, 4, 2, 1) if size < most)}
+    return tuple((lines, size) for size in sorted(sizes, reverse=True) for lines in (1, 2) if lines * size <= most)
 
 
 _TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()  # what numba compiles for
-TILES = tiles(_FEATURES, _TRIPLE)
+TILES = tiles(vector_numbers(_FEATURES, _TRIPLE))
 _compiled = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("numba is switched off: NUMBA_DISABLE_JIT is set")
@@ -79,6 +83,7 @@ class _Vectors:
     """Writes LLVM instructions on VECTOR numbers of arrays, for an intrinsic whose arguments are arrays and indices."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: Any):
+        builder.function.attributes.add("noinline")  # else its loops are compiled anew wherever they are called from
         self.builder = builder
         self.number = context.get_value_type(
             next(kind.dtype for kind in signature.args if isinstance(kind, types.Array))
@@ -129,6 +134,7 @@ class _Vectors:
 @_written
 def _tile(
     typing: Any,
+    lines: Any,
     pixels: Any,
     out: Any,
     at_out: Any,
@@ -140,23 +146,28 @@ def _tile(
     at_w: Any,
     sizes: Any,
 ) -> Any:
-    """Convolve for some pixels in a line, as many as one of TILES, VECTOR channels of each.
+    """Convolve for some pixels of a line or two, one of TILES, VECTOR channels of each.
 
     `start` is what the sums start from. sizes: rows and columns of the kernel, blocks of channels and channels in one;
     how far it is in x from row to row, from column to column, from block to block, and from pixel to pixel; in w
-    from row to row and from channel to channel; in out and in start from pixel to pixel.
+    from row to row and from channel to channel; in out, in start and in x from line to line; in out and in start from
+    pixel to pixel.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         v = _Vectors(context, builder, signature, args)
-        pixels, out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
-        taps, (x_row, x_column, x_block, x_pixel), (w_row, w_channel), (out_pixel, start_pixel) = (
-            cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed)
-        )
-        rows, columns, blocks, depth = taps
+        lines, pixels, out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
+        (
+            (rows, columns, blocks, depth),
+            (x_row, x_column, x_block, x_pixel),
+            (w_row, w_channel),
+            (out_line, start_line, x_line),
+            (out_pixel, start_pixel),
+        ) = (cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed))
 
-        def put(size: int, x_pixel: Any) -> None:
-            starts = [v.load(start, v.index(at_start, (p, start_pixel))) for p in range(size)]
+        def put(height: int, width: int, x_pixel: Any) -> None:
+            places = [(r, p) for r in range(height) for p in range(width)]
+            starts = [v.load(start, v.index(at_start, (r, start_line), (p, start_pixel))) for r, p in places]
             sums = [cgutils.alloca_once_value(builder, value) for value in starts]
             with (
                 cgutils.for_range(builder, rows) as i,
@@ -167,27 +178,29 @@ def _tile(
                 channel = v.index((v.index((j.index, blocks), b.index), depth), c.index)
                 weights = v.load(w, v.index(at_w, (i.index, w_row), (channel, w_channel)))
                 first = v.index(at_x, (i.index, x_row), (j.index, x_column), (b.index, x_block), c.index)
-                for p, total in enumerate(sums):
-                    value = builder.load(builder.gep(x, [v.index(first, (p, x_pixel))]))
+                for (r, p), total in zip(places, sums, strict=True):
+                    value = builder.load(builder.gep(x, [v.index(first, (r, x_line), (p, x_pixel))]))
                     builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
-            for p, total in enumerate(sums):
-                v.store(builder.load(total), out, v.index(at_out, (p, out_pixel)))
+            for (r, p), total in zip(places, sums, strict=True):
+                v.store(builder.load(total), out, v.index(at_out, (r, out_line), (p, out_pixel)))
 
         def known(number: Any, value: int) -> Any:
             return builder.icmp_signed("==", number, ir.Constant(_INDEX, value))
 
-        for size in TILES:
-            with builder.if_then(known(pixels, size)):
+        usual = known(x_pixel, VECTOR), known(x_pixel, 1)
+        for height, width in TILES:
+            with builder.if_then(builder.and_(known(lines, height), known(pixels, width))):
                 # with the distance known, the processor has no addresses to compute
-                with builder.if_then(known(x_pixel, VECTOR)):
-                    put(size, ir.Constant(_INDEX, VECTOR))
-                with builder.if_then(known(x_pixel, 1)):
-                    put(size, ir.Constant(_INDEX, 1))
-                with builder.if_then(builder.not_(builder.or_(known(x_pixel, VECTOR), known(x_pixel, 1)))):
-                    put(size, x_pixel)
+                with builder.if_then(usual[0]):
+                    put(height, width, ir.Constant(_INDEX, VECTOR))
+                if height == 1:
+                    with builder.if_then(usual[1]):
+                        put(1, width, ir.Constant(_INDEX, 1))
+                    with builder.if_then(builder.not_(builder.or_(*usual))):
+                        put(1, width, x_pixel)
         return context.get_dummy_value()
 
-    return types.void(pixels, out, at_out, start, at_start, x, at_x, w, at_w, sizes), generate
+    return types.void(lines, pixels, out, at_out, start, at_start, x, at_x, w, at_w, sizes), generate
 
 
 @_written
@@ -286,37 +299,31 @@ def _lines(
     at_x: int,
     w: np.ndarray,
     at_w: int,
-    by: tuple[int, int, int],
     sizes: tuple,
 ) -> None:
-    """Convolve for lines of pixels, tile by tile; by: how far from line to line in out, start and x. sizes: of a tile.
+    """Convolve for lines of pixels, tile by tile. sizes: of a tile.
 
     The tiles of a line are as even as they can be. The last one computes some pixels again where they do not add up.
     """
-    x_pixel, (out_pixel, start_pixel) = sizes[1][3], sizes[3]
+    x_pixel, (out_line, start_line, x_line), (out_pixel, start_pixel) = sizes[1][3], sizes[3], sizes[4]
     first = 0
     while first < pixels:
         left = pixels - first
-        share = left if left <= TILES[0] else min(TILES[0], (left + 1) // 2)
-        size = 0
-        for some in TILES:
-            if some <= pixels and (some >= share or size == 0):
-                size = some
+        share = left if left <= TILES[0][1] else min(TILES[0][1], (left + 1) // 2)
+        size, most = 0, 1
+        for height, some in TILES:
+            if some <= pixels and (some >= share or size in (0, some)):
+                size, most = some, height
         first = min(first, pixels - size)
-        for line in range(lines):
+        line = 0
+        while line < lines:
+            height = most if x_pixel == VECTOR and lines - line >= most else 1
             for channel in range(0, channels, VECTOR):
-                _tile(
-                    size,
-                    out,
-                    at_out + line * by[0] + first * out_pixel + channel,
-                    start,
-                    at_start + line * by[1] + first * start_pixel + channel,
-                    x,
-                    at_x + line * by[2] + first * x_pixel,
-                    w,
-                    at_w + channel,
-                    sizes,
-                )
+                at = at_out + line * out_line + first * out_pixel + channel
+                from_start = at_start + line * start_line + first * start_pixel + channel
+                from_x = at_x + line * x_line + first * x_pixel
+                _tile(height, size, out, at, start, from_start, x, from_x, w, at_w + channel, sizes)
+            line += height
         first += size
 
 
@@ -333,8 +340,8 @@ def _convolve(
 ) -> None:
     """Out (N, H', W', C') = start + the convolution of x with w (kernel rows, columns, C, C').
 
-    x: flat; images of `shape` as _room has them, padded, unless they are `together`: then one pixel of all images is
-    computed after the other, without the padding. start: (N, H', W', C') or (1, 1, 1, C').
+    x: flat; images of `shape`, padding included, as `_distances` lays them out; `together`: one pixel of all images
+    is computed after the other, the `padding` left out. start: (N, H', W', C') or (1, 1, 1, C').
     """
     count, height, width, out_channels = out.shape
     x_image, x_row, x_column, x_block = _distances(shape, together)
@@ -342,29 +349,40 @@ def _convolve(
     start_pixel = 0 if start.size == out_channels < out.size else out_channels
     start_image, start_row = height * width * start_pixel, width * start_pixel
     depth = min(VECTOR, shape[3])
-    blocks = shape[3] // depth
-    w_by = (w.shape[1] * shape[3] * out_channels, out_channels)
-    if not together:
-        taps = (w.shape[0], w.shape[1], blocks, depth)
-        sizes = (taps, (x_row, x_column, x_block, stride[1] * x_column), w_by, (out_channels, start_pixel))
-        by = (out_row, start_row, stride[0] * x_row)
-        for n in range(count):
-            at_out, at_start, at_x = n * out_image, n * start_image, n * x_image
-            _lines(height, width, out_channels, out, at_out, start, at_start, x, at_x, w, 0, by, sizes)
-        return
-    for row in range(height):
-        above = row * stride[0] - padding[0]
-        i = max(0, -above)
-        rows = max(0, min(w.shape[0], shape[1] - above) - i)
-        for column in range(width):
-            before = column * stride[1] - padding[1]
-            j = max(0, -before)
-            taps = (rows, max(0, min(w.shape[1], shape[2] - before) - j), blocks, depth)
-            sizes = (taps, (x_row, x_column, x_block, x_image), w_by, (out_image, start_image))
-            at_out, at_start = row * out_row + column * out_channels, row * start_row + column * start_pixel
-            at_x = (above + i) * x_row + (before + j) * x_column
-            at_w = i * w_by[0] + j * shape[3] * out_channels
-            _lines(1, count, out_channels, out, at_out, start, at_start, x, at_x, w, at_w, (0, 0, 0), sizes)
+    w_row, w_column = w.shape[1] * shape[3] * out_channels, shape[3] * out_channels
+    if together:
+        images, rows, columns, lines, pixels = 1, height, width, 1, count
+        x_by, by = (x_row, x_column, x_block, x_image), (out_image, start_image)
+    else:
+        images, rows, columns, lines, pixels = count, 1, 1, height, width
+        x_by, by = (x_row, x_column, x_block, stride[1] * x_column), (out_channels, start_pixel)
+    for n in range(images):
+        for row in range(rows):
+            above = row * stride[0] - padding[0]
+            i = max(0, -above)
+            for column in range(columns):
+                before = column * stride[1] - padding[1]
+                j = max(0, -before)
+                taps = (
+                    max(0, min(w.shape[0], shape[1] - above) - i),
+                    max(0, min(w.shape[1], shape[2] - before) - j),
+                    shape[3] // depth,
+                    depth,
+                )
+                _lines(
+                    lines,
+                    pixels,
+                    out_channels,
+                    out,
+                    n * out_image + row * out_row + column * out_channels,
+                    start,
+                    n * start_image + row * start_row + column * start_pixel,
+                    x,
+                    n * x_image + (above + i) * x_row + (before + j) * x_column,
+                    w,
+                    i * w_row + j * w_column,
+                    (taps, x_by, (w_row, out_channels), (out_row, start_row, stride[0] * x_row), by),
+                )
 
 
 @_compiled
@@ -454,11 +472,9 @@ def convolve(
     per channel: mean, and sum of squares about it, float64.
     """
     side = 1 if kind < 2 else 2
-    top, left = padding
     some = _at_once(out)
     together = _is_small(out)
-    if together:
-        top, left = 0, 0
+    (top, left), padding = ((0, 0), padding) if together else (padding, (0, 0))
     shape = (some, x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3])
     by = _distances(shape, together)
     ready = np.zeros(shape, x.dtype).reshape(-1)
@@ -493,12 +509,10 @@ def enter(
     before: what was there; w (kernel rows, columns, 1, C'); kept (N, H', W', C'): what the
     convolution put out before; `out`: what it puts out now. Returns the moments of `out`, as `convolve`.
     """
-    top, left = padding
     height, width = after.shape[2:]
     some = _at_once(out)
     together = _is_small(out)
-    if together:
-        top, left = 0, 0
+    (top, left), padding = ((0, 0), padding) if together else (padding, (0, 0))
     shape = (some, height + 2 * top, width + 2 * left, 1)
     by = _distances(shape, together)
     change = np.zeros(shape, x.dtype).reshape(-1)
