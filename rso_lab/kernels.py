@@ -643,7 +643,8 @@ def _flat_moments(flat: np.ndarray, room: np.ndarray) -> tuple[float, float]:
     for k in range(lines * VECTOR, len(flat)):
         mean += flat[k]
     mean /= flat.dtype.type(len(flat))
-    room[0, :] = mean
+    for k in range(VECTOR):
+        room[0, k] = mean
     _add_up_squares(flat, 0, lines, VECTOR, room[0], room[1], 0)
     squares = room[1].sum()
     for k in range(lines * VECTOR, len(flat)):
@@ -678,30 +679,32 @@ def step(
     some = _at_once(z)
     for n in range(0, len(z), some):
         count = min(some, len(z) - n)
-        ours, before, taken = out[n : n + count, 0], z[n : n + count, 0], x[n : n + count]
-        flat = out[n : n + count].reshape(-1)
-        if stride == (1, 1) and (rows, columns) == (height, width):  # one long loop, then what it took across an edge
-            z_flat, x_flat = z[n : n + count].reshape(-1), taken.reshape(-1)
-            begin, end = min(len(flat), max(0, -shift)), max(0, min(len(flat), len(flat) - shift))
-            flat[:begin] = z_flat[:begin]
+        taken = x[n : n + count]
+        flat, before = out[n : n + count].reshape(-1), z[n : n + count].reshape(-1)
+        alike = stride == (1, 1) and (rows, columns) == (height, width)
+        begin = min(len(flat), max(0, -shift)) if alike else len(flat)
+        end = max(begin, min(len(flat), len(flat) - shift)) if alike else len(flat)
+        for k in range(begin):
+            flat[k] = before[k]
+        if alike:  # one long loop, then what it took across an edge
+            x_flat = taken.reshape(-1)
             for k in range(begin, end):
-                flat[k] = z_flat[k] + delta * x_flat[k + shift]
-            flat[end:] = z_flat[end:]
-            for i in range(count):
-                ours[i, :top] = before[i, :top]
-                ours[i, bottom:] = before[i, bottom:]
-                for row in range(top, bottom):
-                    for column in range(left):
-                        ours[i, row, column] = before[i, row, column]
-                    for column in range(right, width):
-                        ours[i, row, column] = before[i, row, column]
-        else:
-            ours[:] = before
-            for i in range(count):
-                for row in range(top, bottom):
-                    from_row = row * stride[0] + first[0]
+                flat[k] = before[k] + delta * x_flat[k + shift]
+        for k in range(end, len(flat)):
+            flat[k] = before[k]
+        for i in range(count):
+            for row in range(height):
+                at = (i * height + row) * width
+                inside = top <= row < bottom
+                if alike:
+                    for k in range(at, at + (left if inside else width)):
+                        flat[k] = before[k]
+                    for k in range(at + right, at + width):
+                        flat[k] = before[k]
+                elif inside:
                     for column in range(left, right):
-                        ours[i, row, column] += delta * taken[i, from_row, column * stride[1] + first[1]]
+                        moved = delta * taken[i, row * stride[0] + first[0], column * stride[1] + first[1]]
+                        flat[at + column] += moved
         middle, spread = _flat_moments(flat, room)
         gap = middle - mean
         mean += gap * (count / (n + count))
