@@ -4,6 +4,9 @@ Compiled by numba. An image stays in the first-level cache from the batch norm o
 and to the moments that the next batch norm needs; torch would write and read a whole piece at each of them. The inner
 loops are put together in LLVM's own terms, VECTOR channels at a time: what numba makes of plain ones is several times
 as slow. Images are (H, W, C), contiguous; sets of them (N, H, W, C).
+
+What a processor has only decides how many pixels are computed at once, never the order in which numbers are added: so
+the results are the same on all that multiply and add in one instruction.
 """
 
 import functools
@@ -11,17 +14,37 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from rso_lab import graph
 
-# Channels that are computed at once: what one register holds.
-VECTOR = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+VECTOR = 16  # channels that are computed at once
+
+
+def vector_numbers(features: str, triple: str) -> int:
+    """How many times VECTOR numbers the vector registers hold. `features` and `triple`: as LLVM names a processor's."""
+    has = set(features.split(","))
+    registers = 32 if "+avx512f" in has or triple.startswith(("aarch64", "arm64")) else 16
+    return registers * (16 if "+avx512f" in has else 8 if has & {"+avx", "+avx2"} else 4) // VECTOR
+
+
+def tiles(room: int) -> tuple[tuple[int, int], ...]:
+    """Lines and pixels that may be computed at once, VECTOR channels of each, the most pixels first.
+
+    Their sums stay in registers that hold `room` times VECTOR numbers, beside VECTOR weights and a number of the image.
+    """
+    most = room - 2
+    sizes = {min(most, 14), *(size for size in (8, 7, 4, 2, 1) if size < most)}
+    return tuple((lines, size) for size in sorted(sizes, reverse=True) for lines in (1, 2) if lines * size <= most)
+
+
+_TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()  # what numba compiles for
+TILES = tiles(vector_numbers(_FEATURES, _TRIPLE))
 _options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise ImportError("numba is switched off: NUMBA_DISABLE_JIT is set")
@@ -56,6 +79,7 @@ def _compiled(function: Callable) -> Callable:
 
 
 _INDEX = ir.IntType(64)
+_written: Any = intrinsic  # of another type than numba says: a call leaves out the first argument, `typing`
 FIELDS = [
     "kind",
     "norm",
@@ -81,8 +105,11 @@ class _Vectors:
     """Writes LLVM instructions on VECTOR numbers of arrays, for an intrinsic whose arguments are arrays and indices."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: Any):
+        builder.function.attributes.add("noinline")  # else its loops are compiled anew wherever they are called from
         self.builder = builder
-        self.number = context.get_value_type(signature.args[0].dtype)
+        self.number = context.get_value_type(
+            next(kind.dtype for kind in signature.args if isinstance(kind, types.Array))
+        )
         self.vector = ir.VectorType(self.number, VECTOR)
         self.bytes = context.get_abi_sizeof(self.number)
         self.args = [
@@ -126,77 +153,100 @@ class _Vectors:
         return self.builder.fadd(self.builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _tile(rows: int, pixels: int) -> Callable:
-    """A function that convolves for rows x pixels of an image's outputs, VECTOR channels of each.
+@_written
+def _tile(
+    typing: Any,
+    lines: Any,
+    pixels: Any,
+    out: Any,
+    at_out: Any,
+    start: Any,
+    at_start: Any,
+    x: Any,
+    at_x: Any,
+    w: Any,
+    at_w: Any,
+    sizes: Any,
+) -> Any:
+    """Convolve for some pixels of a line or two, one of TILES, VECTOR channels of each.
 
-    The sums stay in registers. `start` is what they start from: the bias, or what was there.
+    `start` is what the sums start from. sizes: rows and columns of the kernel, blocks of channels and channels in one;
+    how far it is in x from row to row, from column to column, from block to block, and from pixel to pixel; in w
+    from row to row and from channel to channel; in out, in start and in x from line to line; in out and in start from
+    pixel to pixel.
     """
 
-    @intrinsic
-    def put(
-        typing: Any, out: Any, at_out: Any, start: Any, at_start: Any, x: Any, at_x: Any, w: Any, at_w: Any, sizes: Any
-    ) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            v = _Vectors(context, builder, signature, args)
-            out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
-            (
-                (kernel_rows, kernel_columns, channels, x_row, x_down, x_right),
-                (w_row, w_channel),
-                (out_row, out_pixel, start_row, start_pixel),
-            ) = (cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed))
-            places = [(r, p) for r in range(rows) for p in range(pixels)]
-            starts = [v.index(at_start, (r, start_row), (p, start_pixel)) for r, p in places]
-            sums = [cgutils.alloca_once_value(builder, v.load(start, at)) for at in starts]
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        v = _Vectors(context, builder, signature, args)
+        lines, pixels, out, at_out, start, at_start, x, at_x, w, at_w, packed = v.args
+        (
+            (rows, columns, blocks, depth),
+            (x_row, x_column, x_block, x_pixel),
+            (w_row, w_channel),
+            (out_line, start_line, x_line),
+            (out_pixel, start_pixel),
+        ) = (cgutils.unpack_tuple(builder, sizes) for sizes in cgutils.unpack_tuple(builder, packed))
 
-            def add_up(channels: Any, x_right: Any) -> None:
-                with (
-                    cgutils.for_range(builder, kernel_rows) as i,
-                    cgutils.for_range(builder, kernel_columns) as j,
-                    cgutils.for_range(builder, channels) as c,
-                ):
-                    weights = v.load(
-                        w, v.index(at_w, (i.index, w_row), (v.index((j.index, channels), c.index), w_channel))
-                    )
-                    first = v.index(at_x, (i.index, x_row), (j.index, channels), c.index)
-                    for (r, p), total in zip(places, sums, strict=True):
-                        value = builder.load(builder.gep(x, [v.index(first, (r, x_down), (p, x_right))]))
-                        builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
-
-            vector = ir.Constant(_INDEX, VECTOR)
-            usual = builder.and_(*(builder.icmp_signed("==", number, vector) for number in (channels, x_right)))
-            with builder.if_else(usual) as (then, otherwise):
-                with then:  # with the distances known, the processor has no addresses to compute
-                    add_up(vector, vector)
-                with otherwise:
-                    add_up(channels, x_right)
+        def put(height: int, width: int, x_pixel: Any) -> None:
+            places = [(r, p) for r in range(height) for p in range(width)]
+            starts = [v.load(start, v.index(at_start, (r, start_line), (p, start_pixel))) for r, p in places]
+            sums = [cgutils.alloca_once_value(builder, value) for value in starts]
+            with (
+                cgutils.for_range(builder, rows) as i,
+                cgutils.for_range(builder, columns) as j,
+                cgutils.for_range(builder, blocks) as b,
+                cgutils.for_range(builder, depth) as c,
+            ):
+                channel = v.index((v.index((j.index, blocks), b.index), depth), c.index)
+                weights = v.load(w, v.index(at_w, (i.index, w_row), (channel, w_channel)))
+                first = v.index(at_x, (i.index, x_row), (j.index, x_column), (b.index, x_block), c.index)
+                for (r, p), total in zip(places, sums, strict=True):
+                    value = builder.load(builder.gep(x, [v.index(first, (r, x_line), (p, x_pixel))]))
+                    builder.store(v.multiply_add(v.everywhere(value), weights, builder.load(total)), total)
             for (r, p), total in zip(places, sums, strict=True):
-                v.store(builder.load(total), out, v.index(at_out, (r, out_row), (p, out_pixel)))
-            return context.get_dummy_value()
+                v.store(builder.load(total), out, v.index(at_out, (r, out_line), (p, out_pixel)))
 
-        return types.void(out, at_out, start, at_start, x, at_x, w, at_w, sizes), generate
+        def known(number: Any, value: int) -> Any:
+            return builder.icmp_signed("==", number, ir.Constant(_INDEX, value))
 
-    return put
+        usual = known(x_pixel, VECTOR), known(x_pixel, 1)
+        for height, width in TILES:
+            with builder.if_then(builder.and_(known(lines, height), known(pixels, width))):
+                # with the distance known, the processor has no addresses to compute
+                with builder.if_then(usual[0]):
+                    put(height, width, ir.Constant(_INDEX, VECTOR))
+                if height == 1:
+                    with builder.if_then(usual[1]):
+                        put(1, width, ir.Constant(_INDEX, 1))
+                    with builder.if_then(builder.not_(builder.or_(*usual))):
+                        put(1, width, x_pixel)
+        return context.get_dummy_value()
+
+    return types.void(lines, pixels, out, at_out, start, at_start, x, at_x, w, at_w, sizes), generate
 
 
-def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
-    """A function for batch norm, ReLU and pooling over side x side pixels: for VECTOR channels of a row."""
+@_written
+def _prologue(
+    typing: Any, kind: Any, x: Any, at_x: Any, scale: Any, offset: Any, channel: Any, out: Any, at_out: Any, sizes: Any
+) -> Any:
+    """Batch norm, ReLU and pooling (`kind`, see _prepare) for VECTOR channels, from `channel` on, of a row of pixels.
 
-    @intrinsic
-    def put(
-        typing: Any, x: Any, at_x: Any, x_row: Any, scale: Any, offset: Any, out: Any, at_out: Any, sizes: Any
-    ) -> Any:
-        # sizes: pixels to put out, channels, the first of the channels
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            v = _Vectors(context, builder, signature, args)
-            x, at_x, x_row, scale, offset, out, at_out, packed = v.args
-            pixels, channels, channel = cgutils.unpack_tuple(builder, packed)
-            a, b, zero = v.load(scale, channel), v.load(offset, channel), v.constant(0.0)
+    sizes: pixels to put out; how far it is in x from row to row and from pixel to pixel, in out from pixel to pixel.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        v = _Vectors(context, builder, signature, args)
+        kind, x, at_x, scale, offset, channel, out, at_out, packed = v.args
+        pixels, x_row, x_pixel, out_pixel = cgutils.unpack_tuple(builder, packed)
+        a, b, zero = v.load(scale, channel), v.load(offset, channel), v.constant(0.0)
+
+        def put(side: int, maximum: bool, relu: bool) -> None:
             with cgutils.for_range(builder, pixels) as i:
-                first = v.index(at_x, channel, (v.index((side, i.index)), channels))
+                first = v.index(at_x, (v.index((side, i.index)), x_pixel))
                 total = None
                 for r in range(side):
                     for p in range(side):
-                        value = v.multiply_add(v.load(x, v.index(first, (r, x_row), (p, channels))), a, b)
+                        value = v.multiply_add(v.load(x, v.index(first, (r, x_row), (p, x_pixel))), a, b)
                         if relu:  # a NaN is not below 0
                             value = builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
                         if total is None:
@@ -209,12 +259,14 @@ def _prologue(side: int, maximum: bool, relu: bool) -> Callable:
                             total = builder.fadd(total, value)
                 if side > 1 and not maximum:
                     total = builder.fmul(total, v.constant(1 / side**2))
-                v.store(total, out, v.index(at_out, channel, (i.index, channels)))
-            return context.get_dummy_value()
+                v.store(total, out, v.index(at_out, (i.index, out_pixel)))
 
-        return types.void(x, at_x, x_row, scale, offset, out, at_out, sizes), generate
+        for number in range(6):
+            with builder.if_then(builder.icmp_signed("==", kind, ir.Constant(_INDEX, number))):
+                put(1 if number < 2 else 2, number >= 4, number % 2 == 1)
+        return context.get_dummy_value()
 
-    return put
+    return types.void(kind, x, at_x, scale, offset, channel, out, at_out, sizes), generate
 
 
 def _sum(power: int) -> Callable:
@@ -253,142 +305,144 @@ def _sum(power: int) -> Callable:
     return add_up
 
 
-_tile_1x14, _tile_2x14, _tile_1x7, _tile_2x7, _tile_4x7, _tile_1x4, _tile_4x4, _tile_2x2, _tile_1x1 = (
-    _tile(*size) for size in ((1, 14), (2, 14), (1, 7), (2, 7), (4, 7), (1, 4), (4, 4), (2, 2), (1, 1))
-)
-_affine, _affine_relu = (_prologue(1, False, relu) for relu in (False, True))
-_mean, _mean_relu = (_prologue(2, False, relu) for relu in (False, True))
-_maximum, _maximum_relu = (_prologue(2, True, relu) for relu in (False, True))
 _add_up, _add_up_squares = (_sum(power) for power in (1, 2))
 
 
 @_compiled
-def _convolve(x: np.ndarray, w: np.ndarray, stride: tuple[int, int], start: np.ndarray, out: np.ndarray) -> None:
-    """Out (H', W', C') = start + the convolution of x (H, W, C), padded, with w (kernel rows, columns, C, C').
+def _lines(
+    lines: int,
+    pixels: int,
+    channels: int,
+    out: np.ndarray,
+    at_out: int,
+    start: np.ndarray,
+    at_start: int,
+    x: np.ndarray,
+    at_x: int,
+    w: np.ndarray,
+    at_w: int,
+    sizes: tuple,
+) -> None:
+    """Convolve for lines of pixels, tile by tile. sizes: of a tile.
 
-    start: (H', W', C') or (1, 1, C').
+    The tiles of a line are as even as they can be. The last one computes some pixels again where they do not add up.
     """
-    height, width, out_channels = out.shape
-    channels = x.shape[2]
-    x_row = x.shape[1] * channels
-    down, right = stride[0] * x_row, stride[1] * channels
-    start_pixel = 0 if start.shape[0] < height or start.shape[1] < width else out_channels
-    sizes = (
-        (w.shape[0], w.shape[1], channels, x_row, down, right),
-        (w.shape[1] * channels * out_channels, out_channels),
-        (width * out_channels, out_channels, width * start_pixel, start_pixel),
-    )
-    for channel in range(0, out_channels, VECTOR):
-        row = 0
-        while row < height:
-            left = height - row
-            rows = 1
-            column = 0
-            while column < width:
-                at_out = (row * width + column) * out_channels + channel
-                at_start = (row * width + column) * start_pixel + channel
-                at_x = row * down + column * right
-                if width % 14 == 0 and left > 1:
-                    _tile_2x14(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 14, 2
-                elif width % 14 == 0:
-                    _tile_1x14(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 14
-                elif width % 7 == 0 and left > 3:
-                    _tile_4x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 7, 4
-                elif width % 7 == 0 and left > 1:
-                    _tile_2x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 7, 2
-                elif width % 7 == 0:
-                    _tile_1x7(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 7
-                elif width % 4 == 0 and left > 3:
-                    _tile_4x4(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 4, 4
-                elif width % 4 == 0:
-                    _tile_1x4(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 4
-                elif width % 2 == 0 and left > 1:
-                    _tile_2x2(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column, rows = column + 2, 2
-                else:
-                    _tile_1x1(out, at_out, start, at_start, x, at_x, w, channel, sizes)
-                    column += 1
-            row += rows
+    x_pixel, (out_line, start_line, x_line), (out_pixel, start_pixel) = sizes[1][3], sizes[3], sizes[4]
+    first = 0
+    while first < pixels:
+        left = pixels - first
+        share = left if left <= TILES[0][1] else min(TILES[0][1], (left + 1) // 2)
+        size, most = 0, 1
+        for height, some in TILES:
+            if some <= pixels and (some >= share or size in (0, some)):
+                size, most = some, height
+        first = min(first, pixels - size)
+        line = 0
+        while line < lines:
+            height = most if x_pixel == VECTOR and lines - line >= most else 1
+            for channel in range(0, channels, VECTOR):
+                at = at_out + line * out_line + first * out_pixel + channel
+                from_start = at_start + line * start_line + first * start_pixel + channel
+                from_x = at_x + line * x_line + first * x_pixel
+                _tile(height, size, out, at, start, from_start, x, from_x, w, at_w + channel, sizes)
+            line += height
+        first += size
 
 
 @_compiled
-def _convolve_together(
-    x: np.ndarray, w: np.ndarray, stride: tuple[int, int], padding: tuple[int, int], start: np.ndarray, out: np.ndarray
+def _convolve(
+    x: np.ndarray,
+    shape: tuple[int, int, int, int],
+    together: bool,
+    w: np.ndarray,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    start: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """As _convolve, for small images x (N, H, W, C), without their padding: one pixel of many images at a time.
+    """Out (N, H', W', C') = start + the convolution of x with w (kernel rows, columns, C, C').
 
-    out (N, H', W', C'); start: (N, H', W', C') or (1, 1, 1, C').
+    x: flat; images of `shape`, padding included, as `_distances` lays them out; `together`: one pixel of all images
+    is computed after the other, the `padding` left out. start: (N, H', W', C') or (1, 1, 1, C').
     """
     count, height, width, out_channels = out.shape
-    rows, columns, channels = x.shape[1:]
-    x_image, out_image = rows * columns * channels, height * width * out_channels
-    start_image = 0 if len(start) < count else start[0].size
-    start_pixel = 0 if start.shape[1] < height or start.shape[2] < width else out_channels
-    w_row = w.shape[1] * channels * out_channels
-    for row in range(height):
-        above = row * stride[0] - padding[0]
-        for column in range(width):
-            before = column * stride[1] - padding[1]
-            i, j = max(0, -above), max(0, -before)
-            taps = (max(0, min(w.shape[0], rows - above) - i), max(0, min(w.shape[1], columns - before) - j))
-            sizes = (
-                (*taps, channels, columns * channels, 0, x_image),
-                (w_row, out_channels),
-                (0, out_image, 0, start_image),
-            )
-            for channel in range(0, out_channels, VECTOR):
-                at_w = i * w_row + j * channels * out_channels + channel
-                n = 0
-                while n < count:
-                    at_out = n * out_image + (row * width + column) * out_channels + channel
-                    at_start = n * start_image + (row * width + column) * start_pixel + channel
-                    at_x = n * x_image + ((above + i) * columns + before + j) * channels
-                    if count - n >= 14:
-                        _tile_1x14(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
-                        n += 14
-                    elif count - n >= 4:
-                        _tile_1x4(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
-                        n += 4
-                    else:
-                        _tile_1x1(out, at_out, start, at_start, x, at_x, w, at_w, sizes)
-                        n += 1
+    x_image, x_row, x_column, x_block = _distances(shape, together)
+    out_image, out_row = height * width * out_channels, width * out_channels
+    start_pixel = 0 if start.size == out_channels < out.size else out_channels
+    start_image, start_row = height * width * start_pixel, width * start_pixel
+    depth = min(VECTOR, shape[3])
+    w_row, w_column = w.shape[1] * shape[3] * out_channels, shape[3] * out_channels
+    if together:
+        images, rows, columns, lines, pixels = 1, height, width, 1, count
+        x_by, by = (x_row, x_column, x_block, x_image), (out_image, start_image)
+    else:
+        images, rows, columns, lines, pixels = count, 1, 1, height, width
+        x_by, by = (x_row, x_column, x_block, stride[1] * x_column), (out_channels, start_pixel)
+    for n in range(images):
+        for row in range(rows):
+            above = row * stride[0] - padding[0]
+            i = max(0, -above)
+            for column in range(columns):
+                before = column * stride[1] - padding[1]
+                j = max(0, -before)
+                taps = (
+                    max(0, min(w.shape[0], shape[1] - above) - i),
+                    max(0, min(w.shape[1], shape[2] - before) - j),
+                    shape[3] // depth,
+                    depth,
+                )
+                _lines(
+                    lines,
+                    pixels,
+                    out_channels,
+                    out,
+                    n * out_image + row * out_row + column * out_channels,
+                    start,
+                    n * start_image + row * start_row + column * start_pixel,
+                    x,
+                    n * x_image + (above + i) * x_row + (before + j) * x_column,
+                    w,
+                    i * w_row + j * w_column,
+                    (taps, x_by, (w_row, out_channels), (out_row, start_row, stride[0] * x_row), by),
+                )
 
 
 @_compiled
 def _prepare(
-    x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, top: int, left: int, out: np.ndarray
+    x: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    kind: int,
+    out: np.ndarray,
+    at_out: int,
+    by: tuple[int, int, int],
 ) -> None:
-    """Batch norm, ReLU and pooling of x (H, W, C), C a multiple of VECTOR, into out from (top, left) on.
+    """Batch norm, ReLU and pooling of x (H, W, C), C a multiple of VECTOR.
 
-    `kind`: 0 no pooling, 2 means of 2x2, 4 maxima of 2x2; one more with ReLU.
+    `kind`: 0 no pooling, 2 means of 2x2, 4 maxima of 2x2; one more with ReLU. by: how far it is in out from row to row,
+    from pixel to pixel, and from VECTOR channels to the next.
     """
     height, width, channels = x.shape
     side = 1 if kind < 2 else 2
-    x_row = width * channels
+    sizes = (width // side, width * channels, channels, by[1])
     for row in range(height // side):
-        at_x = side * row * x_row
-        at_out = ((top + row) * out.shape[1] + left) * channels
-        for channel in range(0, channels, VECTOR):
-            sizes = (width // side, channels, channel)
-            if kind == 0:
-                _affine(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 1:
-                _affine_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 2:
-                _mean(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 3:
-                _mean_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            elif kind == 4:
-                _maximum(x, at_x, x_row, scale, offset, out, at_out, sizes)
-            else:
-                _maximum_relu(x, at_x, x_row, scale, offset, out, at_out, sizes)
+        for block in range(channels // VECTOR):
+            channel = block * VECTOR
+            at_x = side * row * width * channels + channel
+            _prologue(kind, x, at_x, scale, offset, channel, out, at_out + row * by[0] + block * by[2], sizes)
+
+
+@_compiled
+def _distances(shape: tuple[int, int, int, int], together: bool) -> tuple[int, int, int, int]:
+    """How far it is from image to image, row to row, pixel to pixel and VECTOR channels to the next, for `_convolve`.
+
+    VECTOR channels, or the one that there is, lie side by side; images that are convolved `together` inside pixels.
+    """
+    count, height, width, channels = shape
+    depth = min(VECTOR, channels)
+    if together:
+        return depth, width * count * depth, count * depth, height * width * count * depth
+    return height * width * channels, width * depth, depth, height * width * depth
 
 
 @_compiled
@@ -413,7 +467,7 @@ def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray
 def _at_once(x: np.ndarray) -> int:
     """How many images of x (N, ...) have their moments taken at once: as many as stay in the first-level cache."""
     some = max(1, 4096 // (x.size // len(x)))
-    return some - some % 14 if some > 14 else some  # as many as _convolve_together takes at once
+    return some - some % 14 if some > 14 else some  # as many as may be computed at once
 
 
 @_compiled
@@ -440,22 +494,20 @@ def convolve(
     per channel: mean, and sum of squares about it, float64.
     """
     side = 1 if kind < 2 else 2
-    top, left = padding
     some = _at_once(out)
     together = _is_small(out)
-    if together:
-        top, left = 0, 0
-    ready = np.zeros((some, x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3]), x.dtype)
+    (top, left), padding = ((0, 0), padding) if together else (padding, (0, 0))
+    shape = (some, x.shape[1] // side + 2 * top, x.shape[2] // side + 2 * left, x.shape[3])
+    by = _distances(shape, together)
+    ready = np.zeros(shape, x.dtype).reshape(-1)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     room = np.zeros((2, out.shape[3]), x.dtype)
     for first in range(0, len(x), some):
         last = min(first + some, len(x))
         for n in range(first, last):
-            _prepare(x[n], scale, offset, kind, top, left, ready[n - first])
-            if not together:
-                _convolve(ready[n - first], w, stride, bias.reshape(1, 1, -1), out[n])
-        if together:
-            _convolve_together(ready[: last - first], w, stride, padding, bias.reshape(1, 1, 1, -1), out[first:last])
+            at = (n - first) * by[0] + top * by[1] + left * by[2]
+            _prepare(x[n], scale, offset, kind, ready, at, by[1:])
+        _convolve(ready, shape, together, w, stride, padding, bias.reshape(1, 1, 1, -1), out[first:last])
         _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
@@ -479,13 +531,13 @@ def enter(
     before: what was there; w (kernel rows, columns, 1, C'); kept (N, H', W', C'): what the
     convolution put out before; `out`: what it puts out now. Returns the moments of `out`, as `convolve`.
     """
-    top, left = padding
     height, width = after.shape[2:]
     some = _at_once(out)
     together = _is_small(out)
-    if together:
-        top, left = 0, 0
-    change = np.zeros((some, height + 2 * top, width + 2 * left, 1), x.dtype)
+    (top, left), padding = ((0, 0), padding) if together else (padding, (0, 0))
+    shape = (some, height + 2 * top, width + 2 * left, 1)
+    by = _distances(shape, together)
+    change = np.zeros(shape, x.dtype).reshape(-1)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
     tall = 1 if kind >= 2 and x.shape[2] % 2 == 1 else some  # images below each other, unless pooling would mix them
     room, plane = np.zeros((2, out.shape[3]), x.dtype), np.zeros((tall * x.shape[2], x.shape[3]), x.dtype)
@@ -496,14 +548,11 @@ def enter(
             theirs = after[top_one : min(top_one + tall, last)].reshape(-1, width)
             _prepare_plane(ours, x.dtype.type(scale), x.dtype.type(offset), kind, plane[: len(ours)], theirs)
         for n in range(first, last):
-            moved = change[n - first]
             for row in range(height):
+                at = (n - first) * by[0] + (top + row) * by[1] + left * by[2]
                 for column in range(width):
-                    moved[top + row, left + column, 0] = after[n, 0, row, column] - before[n, 0, row, column]
-            if not together:
-                _convolve(moved, w, stride, kept[n], out[n])
-        if together:
-            _convolve_together(change[: last - first], w, stride, padding, kept[first:last], out[first:last])
+                    change[at + column * by[2]] = after[n, 0, row, column] - before[n, 0, row, column]
+        _convolve(change, shape, together, w, stride, padding, kept[first:last], out[first:last])
         _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
@@ -536,7 +585,7 @@ def pool(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, out: n
     ready = np.zeros(x.shape[1:], x.dtype)
     pixels = x.shape[1] * x.shape[2]
     for n in range(len(x)):
-        _prepare(x[n], scale, offset, kind, 0, 0, ready)
+        _prepare(x[n], scale, offset, kind, ready, 0, (x.shape[2] * x.shape[3], x.shape[3], VECTOR))
         for c in range(0, x.shape[3], VECTOR):
             _add_up(ready, c, pixels, x.shape[3], scale, out[n], c)
         for c in range(x.shape[3]):
@@ -616,7 +665,8 @@ def _flat_moments(flat: np.ndarray, room: np.ndarray) -> tuple[float, float]:
     for k in range(lines * VECTOR, len(flat)):
         mean += flat[k]
     mean /= flat.dtype.type(len(flat))
-    room[0, :] = mean
+    for k in range(VECTOR):
+        room[0, k] = mean
     _add_up_squares(flat, 0, lines, VECTOR, room[0], room[1], 0)
     squares = room[1].sum()
     for k in range(lines * VECTOR, len(flat)):
@@ -651,30 +701,32 @@ def step(
     some = _at_once(z)
     for n in range(0, len(z), some):
         count = min(some, len(z) - n)
-        ours, before, taken = out[n : n + count, 0], z[n : n + count, 0], x[n : n + count]
-        flat = out[n : n + count].reshape(-1)
-        if stride == (1, 1) and (rows, columns) == (height, width):  # one long loop, then what it took across an edge
-            z_flat, x_flat = z[n : n + count].reshape(-1), taken.reshape(-1)
-            begin, end = min(len(flat), max(0, -shift)), max(0, min(len(flat), len(flat) - shift))
-            flat[:begin] = z_flat[:begin]
+        taken = x[n : n + count]
+        flat, before = out[n : n + count].reshape(-1), z[n : n + count].reshape(-1)
+        alike = stride == (1, 1) and (rows, columns) == (height, width)
+        begin = min(len(flat), max(0, -shift)) if alike else len(flat)
+        end = max(begin, min(len(flat), len(flat) - shift)) if alike else len(flat)
+        for k in range(begin):
+            flat[k] = before[k]
+        if alike:  # one long loop, then what it took across an edge
+            x_flat = taken.reshape(-1)
             for k in range(begin, end):
-                flat[k] = z_flat[k] + delta * x_flat[k + shift]
-            flat[end:] = z_flat[end:]
-            for i in range(count):
-                ours[i, :top] = before[i, :top]
-                ours[i, bottom:] = before[i, bottom:]
-                for row in range(top, bottom):
-                    for column in range(left):
-                        ours[i, row, column] = before[i, row, column]
-                    for column in range(right, width):
-                        ours[i, row, column] = before[i, row, column]
-        else:
-            ours[:] = before
-            for i in range(count):
-                for row in range(top, bottom):
-                    from_row = row * stride[0] + first[0]
+                flat[k] = before[k] + delta * x_flat[k + shift]
+        for k in range(end, len(flat)):
+            flat[k] = before[k]
+        for i in range(count):
+            for row in range(height):
+                at = (i * height + row) * width
+                inside = top <= row < bottom
+                if alike:
+                    for k in range(at, at + (left if inside else width)):
+                        flat[k] = before[k]
+                    for k in range(at + right, at + width):
+                        flat[k] = before[k]
+                elif inside:
                     for column in range(left, right):
-                        ours[i, row, column] += delta * taken[i, from_row, column * stride[1] + first[1]]
+                        moved = delta * taken[i, row * stride[0] + first[0], column * stride[1] + first[1]]
+                        flat[at + column] += moved
         middle, spread = _flat_moments(flat, room)
         gap = middle - mean
         mean += gap * (count / (n + count))
