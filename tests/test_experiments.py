@@ -10,7 +10,7 @@ import torch
 
 import rso_lab as rso
 from rso_lab.__main__ import main
-from rso_lab.experiments import BATCH_SIZES, EXPERIMENTS, Size, begin, best, held_out, moved, perform, read
+from rso_lab.experiments import BATCH_SIZES, EXPERIMENTS, Size, _of, begin, best, held_out, moved, perform, read
 from rso_lab.report import report
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -308,6 +308,6 @@ def test_the_recorded_ones_are_of_the_settings_that_the_code_has():
         for size in experiment.sizes:
             path = RESULTS / f"{name}_{size}.json"
             if path.exists():
-                assert read(path)["settings"] == json.loads(json.dumps(begin(name, size)["settings"])), path
+                _of(path, name, size)  # raises for others
             if size == "class" and path.exists():
                 assert len(read(path)["runs"]) == 3 * len(experiment.ways(experiment.sizes[size])), path
