@@ -153,13 +153,14 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
 def _train(options: Namespace, command: str) -> None:
     from rso_lab.ranks import RanksError, joined
     from rso_lab.rso import RSO
+    from rso_lab.train import SEEDS
 
     try:
         method = RSO(**{setting.name: getattr(options, setting.name) for setting in fields(RSO)})
     except ValueError as error:
         options.error(str(error))
-    if not 0 <= options.seed < 2**63:
-        options.error(f"seed is {options.seed}: expected a whole number from 0 to {2**63 - 1}")
+    if not 0 <= options.seed < SEEDS:
+        options.error(f"seed is {options.seed}: expected a whole number from 0 to {SEEDS - 1}")
     if options.out and options.weights and options.out.resolve() == options.weights.resolve():
         options.error("--out and --weights name the same file")
     for path in (options.out, options.weights):
