@@ -42,7 +42,7 @@ class Masks:
         default="scores",
     )
     pairs: int = explained("pairs of opposite masks in a step, each a pass there and back", default=2)
-    sigma: float = explained("deviation of the scores' noise; a random start has a deviation of 1", default=0.1)
+    sigma: float = explained("deviation of the scores' noise, and of the scores at first in each tensor", default=0.1)
     mask_rate: float | None = explained(
         "how far a step moves the scores; 0: the mask stays, in one pass a step; None: 0.003 for scores, "
         "3 for bernoulli",
@@ -86,12 +86,13 @@ class MasksStepper:
         self.hold()
 
     def first_scores(self) -> Tensor:
-        """For each weight that can be masked, of mean 0 and deviation 1 in its tensor; for chances, moved to fit."""
+        """Of mean 0 and deviation sigma in each masked tensor; where they stand for chances, moved to fit."""
         like = self.theta.detach()[self.masked]
         (scores,) = draw_rows(draw_seeds(1, self.noise), 1, like)
         if self.settings.start == "magnitude":
             sizes = [part.abs() for part in like.split(self.sizes)]
             scores = torch.cat([(part - part.mean()) / part.std(correction=0) for part in sizes])
+        scores = self.settings.sigma * scores
         return self.fitting(scores) if self.settings.sampling == "bernoulli" else scores
 
     def hold(self) -> None:
