@@ -86,7 +86,7 @@ def _plain(notebook: NotebookNode) -> NotebookNode:
     """Without what only the tools need."""
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
-        language_info={"name": "python"},
+        language_info={"name": "python", "file_extension": ".py"},
     )
     for cell in notebook.cells:
         cell.metadata = NotebookNode()

@@ -2,6 +2,8 @@
 
 import argparse
 import collections
+import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -53,8 +55,31 @@ class Failure(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted, 141 nobody reads."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _mend_streams()
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: a stream without a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes both at its end
+        return 141
+
+
+def _mend_streams() -> None:
+    """Where there is no output, write to nowhere; where it does not know a letter, write another."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     if arguments == ["doctor"]:
         return doctor.report()
@@ -64,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse's way to say wrong use, or that it printed the help
         return end.code if isinstance(end.code, int) else 2
     except Failure as failure:
+        if isinstance(failure.__cause__, BrokenPipeError):
+            raise failure.__cause__ from None
         print(f"rso_lab: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -163,9 +190,16 @@ def _train(options: Namespace, command: str) -> None:
         options.error(f"seed is {options.seed}: expected a whole number from 0 to {SEEDS - 1}")
     if options.out and options.weights and options.out.resolve() == options.weights.resolve():
         options.error("--out and --weights name the same file")
-    for path in (options.out, options.weights):
-        if path is not None:
-            _refuse_unwritable(path)
+    for option, path in (("--out", options.out), ("--weights", options.weights)):
+        if path is None:
+            continue
+        if options.checkpoint is not None:
+            file, folder = (Path(os.path.realpath(place)) for place in (path, options.checkpoint))
+            if folder in (file, *file.parents) or file in folder.parents:
+                options.error(f"{option} {path} and --checkpoint {options.checkpoint}: neither can lie in the other")
+        _refuse_unwritable(path)
+    if options.checkpoint is not None:
+        _refuse_unwritable_folder(options.checkpoint)
     try:
         with joined() as ranks:
             _train_as(ranks, method, options, command)
@@ -233,12 +267,38 @@ def _load(name: str, device: str) -> "Data":
         raise Failure(str(error)) from error
 
 
-def _refuse_unwritable(path: Path) -> None:
+def _open_streams() -> Iterator[int]:
+    """Standard output and error, where they are open."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            yield number
+
+
+def _refuse_unwritable_folder(folder: Path) -> None:
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with contextlib.suppress(FileNotFoundError):
+            folder.stat()  # the file system may refuse the name
+        with tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.exists())):
             pass
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
+    except (OSError, ValueError) as error:
+        raise Failure(f"{folder} cannot be made or written to ({error}): name another folder") from error
+
+
+def _refuse_unwritable(path: Path) -> None:
+    from rso_lab.history import refuse_special
+
+    try:
+        refuse_special(path)
+        if not path.exists():
+            path.touch()  # the file system may refuse the name
+            path.resolve().unlink()
+        elif any(os.path.samestat(path.stat(), os.fstat(number)) for number in _open_streams()):
+            raise OSError(0, "it is where the messages go")
+        with tempfile.TemporaryFile(dir=path.resolve().parent):
+            pass
+    except ValueError as error:
+        raise Failure(f"{str(path)!r} cannot be written ({error}): name another file") from error
     except OSError as error:
         raise Failure(f"{path} cannot be written ({error.strerror}): name a file in a folder that can") from error
 

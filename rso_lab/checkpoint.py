@@ -115,7 +115,7 @@ def _load(path: Path) -> State:
     if hashlib.sha256(content).digest() != checksum:
         raise ValueError(f"{path} is damaged: its checksum is another")
     try:
-        values = torch.load(io.BytesIO(content), weights_only=True)
+        values = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         state = State(**{field.name: values[field.name] for field in fields(State)})
         if not isinstance(state.identity, dict):
             raise TypeError("an identity is a dict")

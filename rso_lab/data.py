@@ -42,8 +42,13 @@ class Data:
 
         Raises ValueError where the four do not fit together, and for images that are integers or not finite.
         """
-        images = {"x_train": torch.as_tensor(x_train), "x_test": torch.as_tensor(x_test)}
-        labels = {"y_train": torch.as_tensor(y_train), "y_test": torch.as_tensor(y_test)}
+        images = {"x_train": _tensor("x_train", x_train), "x_test": _tensor("x_test", x_test)}
+        labels = {"y_train": _tensor("y_train", y_train), "y_test": _tensor("y_test", y_test)}
+        if labels["y_train"].dim() > 1 and images["x_test"].dim() == 1:
+            raise ValueError(
+                "y_train has the shape of images and x_test that of labels: the order is x_train, y_train, x_test, "
+                "y_test (train_test_split gives x_train, x_test, y_train, y_test)"
+            )
         for key, x in images.items():
             if not x.is_floating_point():
                 raise ValueError(
@@ -78,6 +83,20 @@ class Data:
         return replace(self, **tensors)
 
 
+def _tensor(name: str, values: ArrayLike) -> Tensor:
+    """The argument as a tensor; of an array that torch cannot take as it is, a copy."""
+    dtype = getattr(values, "dtype", None)
+    if getattr(dtype, "kind", "") in "OSU" and dtype is not None and not isinstance(values, Tensor):
+        raise ValueError(f"{name} holds strings or objects: make numbers of them, {name}.astype(int) for labels")
+    if isinstance(values, np.ndarray):
+        own = values.dtype.isnative and values.flags.writeable and all(stride >= 0 for stride in values.strides)
+        values = values if own else np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is no array of numbers ({error}): make one of it with numpy.array") from None
+
+
 def load(
     name: str = "digits",
     *,
@@ -94,7 +113,7 @@ def load(
     if name not in NAMES:
         raise ValueError(f"data set {name!r} is not known: choose from {', '.join(NAMES)}")
     for setting, limit in (("train_limit", train_limit), ("test_limit", test_limit)):
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | np.integer) or limit < 1):
             raise ValueError(f"{setting} is {limit!r}: expected a whole number, at least 1")
     device = usable_device(device)
     x_train, y_train, x_test, y_test = _digits() if name == "digits" else _stored(name, root)
@@ -127,7 +146,21 @@ def places(root: str | os.PathLike | None = None) -> list[Path]:
     """The folders where data sets are looked for, in this order."""
     kit = Path(__file__).resolve().parent.parent
     data = (kit if (kit / "pyproject.toml").exists() else Path.cwd()) / "data"
-    return [Path(place).expanduser() for place in (root, os.environ.get("RSO_LAB_DATA"), data) if place]
+    return [_folder(place) for place in (root, os.environ.get("RSO_LAB_DATA"), data) if place]
+
+
+def _folder(place: str | os.PathLike) -> Path:
+    """The folder that is meant: without quotes and blanks around it, not a file in it, nor a part of torchvision's."""
+    path = Path(place).expanduser()
+    if not path.exists():
+        path = Path(os.fspath(place).strip().strip("\"'").strip()).expanduser()
+    if path.is_file():
+        path = path.parent
+    for entry in TORCHVISION_FILES.values():
+        for above in list(path.parents)[:2]:
+            if (above / entry).exists() and path in (above / entry).parents:
+                return above
+    return path
 
 
 def find(name: str, root: str | os.PathLike | None = None) -> Path | None:
@@ -138,6 +171,10 @@ def find(name: str, root: str | os.PathLike | None = None) -> Path | None:
 
 def _stored(name: str, root: str | os.PathLike | None) -> Arrays:
     path = find(name, root)
+    for place in places(root) if path is None else ():
+        link = place / f"{name}.npz"
+        if link.is_symlink():
+            raise FileNotFoundError(f"{link} is a link to {os.readlink(link)}, which is not there: mend or delete it")
     if path is None:
         return _download(name, places(root)[0], places(root))
     if path.suffix == ".npz":
@@ -150,6 +187,8 @@ def _read_npz(path: Path, name: str) -> Arrays:
     remedy = f"delete it and fetch it again: python -m rso_lab data {name}"
     try:
         # Opened here, because np.load leaves a damaged file open.
+        with path.open("rb") as stream:
+            _refuse_other(stream.read(100))
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             _refuse_huge(file.zip)
             arrays = [np.asarray(file[key]) for key in ("x_train", "y_train", "x_test", "y_test")]
@@ -157,6 +196,9 @@ def _read_npz(path: Path, name: str) -> Arrays:
         raise ValueError(f"{path}: {error.args[0]}; expected x_train, y_train, x_test, y_test; {remedy}") from None
     except PermissionError as error:
         raise PermissionError(f"{path} cannot be read ({error.strerror}): change its permissions") from None
+    except ValueError as error:
+        reason = "it holds Python objects, which could run code" if "allow_pickle" in str(error) else str(error)
+        raise ValueError(f"{path} is damaged or not an npz file ({reason}): {remedy}") from None
     except Exception as error:  # numpy and zipfile let through whatever they meet in a damaged file
         raise ValueError(f"{path} is damaged or not an npz file ({error}): {remedy}") from None
     x_train, y_train, x_test, y_test = arrays
@@ -164,6 +206,22 @@ def _read_npz(path: Path, name: str) -> Arrays:
         return _check_images(x_train, y_train, x_test, y_test, SHAPES[name])
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {remedy}") from None
+
+
+def _refuse_other(start: bytes) -> None:
+    """Raise ValueError for a file that begins as no npz file does, saying what it is."""
+    kinds = {
+        b"<": "it is a web page",
+        b"version https://git-lfs": "it is a git-lfs pointer, which git lfs pull replaces by the file",
+        b"\x1f\x8b": "it is compressed by gzip",
+        b"\x93NUMPY": "it is one array, an npy file",
+        b"\x80": "it is a pickle",
+    }
+    for beginning, kind in kinds.items():
+        if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(beginning):
+            raise ValueError(kind)
+    if not start.startswith(b"PK"):
+        raise ValueError("it begins otherwise" if start else "it is empty")
 
 
 def _refuse_huge(file: zipfile.ZipFile) -> None:

@@ -124,6 +124,7 @@ def _device() -> Iterator[Finding]:
 def _kernels() -> Iterator[Finding]:
     """The fast evaluator's loops: compiled here the first time, for some ten seconds, and not behind a click."""
     from rso_lab.data import load
+    from rso_lab.fused import kernels
     from rso_lab.models import build
     from rso_lab.rso import RSO
     from rso_lab.train import steps
@@ -136,7 +137,12 @@ def _kernels() -> Iterator[Finding]:
         text = f"the fast evaluator's loops cannot be compiled ({type(error).__name__}: {error})"
         yield Finding("fault", text, f"{INSTALL} --force-reinstall numba")
     else:
-        yield Finding("ok", "the fast evaluator's loops are compiled")
+        if kernels is None:
+            yield Finding("note", "numba compiles nothing here (is NUMBA_DISABLE_JIT set?): torch does it, more slowly")
+        elif not kernels.kept:
+            yield Finding("note", kernels.NO_PLACE, kernels.PLACE)
+        else:
+            yield Finding("ok", "the fast evaluator's loops are compiled")
 
 
 def _data_sets() -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from rso_lab.paths import Change, Part, Path, enters, first_input
 
 try:
     from rso_lab import kernels
-except ImportError:  # numba is missing
+except Exception:  # numba is missing, is switched off, or fails in one of many ways
     kernels = None  # type: ignore[assignment]
 
 

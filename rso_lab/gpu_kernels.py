@@ -1,8 +1,8 @@
-"""Convolution, pooling and choice on a GPU, as Triton kernels, for what `on_device` would spend its time on.
+"""What `on_device` would spend its time on, on a GPU: Triton kernels from a weight's step to the choice.
 
-torch's own operations each read all activations and write them again. `convolve` applies batch norm and ReLU while it
-reads, and sums up for the next batch norm while it writes. Products are of float32's precision, unless told otherwise:
-three TF32 products for each of them, on the matrix units (Triton's "tf32x3").
+torch's own operations each read all activations and write them again, and each costs some microseconds. `convolve`
+applies batch norm and ReLU while it reads, and sums up for the next batch norm while it writes. Products are of
+float32's precision, unless told otherwise: three TF32 products for each, on the matrix units (Triton's "tf32x3").
 
 Activations (S, B, C, H, W) lie in memory with their channels last.
 """
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor, nn
 
 PRECISION = "tf32x3"  # of products; "ieee" and "tf32" are Triton's others
-BLOCK = 128  # pixels that a program computes
+BLOCK = 64  # pixels that a program convolves
 WARPS = 4
 
 
@@ -83,32 +83,68 @@ def _convolve(
     start = slot.to(tl.int64) * rows * out_height * out_width
     tl.store(y + (start + pixel)[:, None] * outputs + out[None, :], result, mask=known)
     apart = tl.where(known, result - tl.load(reference + out, mask=out < outputs, other=0.0)[None, :], 0.0)
-    at = (slot * tl.num_programs(0) + tile) * 2 * outputs
-    tl.store(sums + at + out, tl.sum(apart, 0), mask=out < outputs)
-    tl.store(sums + at + outputs + out, tl.sum(apart * apart, 0), mask=out < outputs)
+    tiles = tl.num_programs(0)
+    at = (slot * outputs + out) * 2 * tiles + tile
+    tl.store(sums + at, tl.sum(apart, 0), mask=out < outputs)
+    tl.store(sums + at + tiles, tl.sum(apart * apart, 0), mask=out < outputs)
+
+
+@triton.jit
+def _step(
+    z, x, reach, index, moves, reference, y, sums, rows, pixels, z_row, z_channel, z_pixel, x_channel, x_row,
+    slots: tl.constexpr, TIMES_X: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    tile, tiles = tl.program_id(0), tl.num_programs(0)
+    at = tile * BLOCK + tl.arange(0, BLOCK)
+    inside = at < rows * pixels
+    pixel, row = at % pixels, (at // pixels).to(tl.int64)
+    channel = tl.load(index)
+    before = tl.load(z + row * z_row + channel * z_channel + pixel * z_pixel, mask=inside, other=0.0)
+    about = tl.load(reference + channel)
+    if REACH:
+        pixel = tl.load(reach + tl.load(index + 2) * pixels + pixel)
+    if TIMES_X:
+        change = tl.load(x + tl.load(index + 1) * x_channel + row * x_row + pixel, mask=inside, other=0.0)
+    for slot in tl.static_range(slots):
+        move = tl.load(moves + slot)
+        if TIMES_X:
+            result = before + change * move
+        else:
+            result = before + move
+        tl.store(y + slot * rows.to(tl.int64) * pixels + at, result, mask=inside)
+        apart = tl.where(inside, result - about, 0.0)
+        tl.store(sums + 2 * slot * tiles + tile, tl.sum(apart, 0))
+        tl.store(sums + (2 * slot + 1) * tiles + tile, tl.sum(apart * apart, 0))
 
 
 @triton.jit
 def _scale(
-    sums, reference, gamma, beta, scale, offset, eps, count,
-    slots: tl.constexpr, channels: tl.constexpr, CHANNELS: tl.constexpr,
+    sums, reference, gamma, beta, first_channel, scale, offset, eps, count, tiles,
+    slots: tl.constexpr, channels: tl.constexpr, SOME: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    channel = tl.arange(0, CHANNELS)
-    known = channel < channels
-    about = tl.load(reference + channel, mask=known, other=0.0).to(tl.float64)
-    g, b = tl.load(gamma + channel, mask=known, other=0.0), tl.load(beta + channel, mask=known, other=0.0)
+    channel = tl.program_id(0)
+    at = channel
+    if SOME:
+        at += tl.load(first_channel)
+    about = tl.load(reference + at).to(tl.float64)
+    g, b = tl.load(gamma + at).to(tl.float64), tl.load(beta + at).to(tl.float64)
     for back in tl.static_range(slots):
         slot = slots - 1 - back
-        first = tl.load(sums + slot * 2 * channels + channel, mask=known, other=0.0) / count
-        second = tl.load(sums + (slot * 2 + 1) * channels + channel, mask=known, other=0.0) / count
-        variance = second - first * first
+        first, second = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
+        for begin in range(0, tiles, BLOCK):
+            tile = begin + tl.arange(0, BLOCK)
+            place = sums + (slot * channels + channel) * 2 * tiles + tile
+            first += tl.load(place, mask=tile < tiles, other=0.0).to(tl.float64)
+            second += tl.load(place + tiles, mask=tile < tiles, other=0.0).to(tl.float64)
+        mean = tl.sum(first, 0) / count
+        variance = tl.sum(second, 0) / count - mean * mean
         variance = tl.where(variance < 0, 0.0, variance)
-        a = g.to(tl.float64) / tl.sqrt(variance + eps)
+        a = g / tl.sqrt(variance + eps)
         a = tl.where(variance - variance == 0, a, float("nan"))  # not finite: of no loss that could win
-        mean = about + first
-        tl.store(scale + slot * channels + channel, a.to(tl.float32), mask=known)
-        tl.store(offset + slot * channels + channel, (b.to(tl.float64) - mean * a).to(tl.float32), mask=known)
-    tl.store(reference + channel, mean.to(tl.float32), mask=known)
+        mean += about
+        tl.store(scale + slot * channels + channel, a.to(tl.float32))
+        tl.store(offset + slot * channels + channel, (b - mean * a).to(tl.float32))
+    tl.store(reference + at, mean.to(tl.float32))
 
 
 @triton.jit
@@ -144,6 +180,73 @@ def _keep(kept, tried, choice, size, BLOCK: tl.constexpr):
         tl.store(kept + at, tl.load(tried + (chosen - 1) * size + at, mask=at < size), mask=at < size)
 
 
+@triton.jit
+def _decide(
+    losses, penalties, current, accepted, at, found, chosen, choice, slots: tl.constexpr, KNOWN: tl.constexpr
+):  # fmt: skip
+    here, before = tl.load(at), tl.load(accepted)
+    keep = tl.load(penalties + 3 * here)
+    best, which = tl.full((), float("inf"), tl.float64), tl.full((), 0, tl.int64)
+    loss_of_best, penalty_of_best = best, keep
+    for slot in tl.static_range(slots):
+        if slot < KNOWN:
+            loss = tl.load(current)
+        else:
+            loss = tl.load(losses + slot - KNOWN)
+        penalty = tl.load(penalties + 3 * here + slot)
+        total = loss + (penalty + before)
+        tl.store(found + 3 * here + slot, total)
+        better = (total - total == 0) & (total < best)
+        if slot == 0:
+            loss_of_best = loss  # where no loss is finite
+        best = tl.where(better, total, best)
+        which = tl.where(better, slot, which)
+        loss_of_best = tl.where(better, loss, loss_of_best)
+        penalty_of_best = tl.where(better, penalty, penalty_of_best)
+    tl.store(chosen + here, which)
+    tl.store(choice, which)
+    tl.store(at, here + 1)
+    if KNOWN:
+        tl.store(current, loss_of_best)
+        tl.store(accepted, before + penalty_of_best - keep)
+
+
+def step(
+    z: Tensor, x: Tensor | None, reach: Tensor | None, index: Tensor, moves: Tensor, reference: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One channel of z (B, K, ...), plus each of the moves (S,) times what the weight multiplies.
+
+    `index` (3,): the channel of z, that of x (C, B, pixels of x), and the weight's place in its kernel, of which
+    `reach` (places, pixels of z) says which pixel of x goes to each pixel of z. Without x: times 1.
+    Returns y (S, B, 1, ...) and the sums for `scale_and_offset`, about `reference` (K,).
+    """
+    (rows, _), pixels, slots = z.shape[:2], z[0, 0].numel(), len(moves)
+    y = z.new_empty(slots, rows, 1, *z.shape[2:])
+    tiles = triton.cdiv(rows * pixels, 1024)
+    sums = z.new_empty(slots, 1, 2, tiles)
+    beside = z if x is None else x
+    _step[(tiles,)](
+        z, beside, index if reach is None else reach, index, moves, reference, y, sums, rows, pixels,
+        z.stride(0), z.stride(1), z.stride(-1) if z.dim() > 2 else 0, beside.stride(0), beside.stride(1),
+        slots, x is not None, reach is not None and x is not None, 1024,
+    )  # fmt: skip
+    return y, sums
+
+
+def decide(
+    losses: Tensor, penalties: Tensor, current: Tensor, accepted: Tensor, at: Tensor, found: Tensor, chosen: Tensor,
+    slots: int,
+) -> Tensor:  # fmt: skip
+    """`choose` for the proposal `at` (1,), and the accounts: its losses into found (P, 3), its choice into chosen (P,).
+
+    losses: of the candidates, without that of the network as it is where `current` (1,) knows it. Then the chosen one's
+    becomes current, and what it adds to the penalty is added to `accepted` (1,). `at` goes on. Returns the choice (1,).
+    """
+    choice = torch.empty_like(at)
+    _decide[(1,)](losses, penalties, current, accepted, at, found, chosen, choice, slots, slots - len(losses))
+    return choice
+
+
 def convolve(
     x: Tensor, weight: Tensor, layer: nn.Conv2d, reference: Tensor, *,
     normalised: tuple[Tensor, Tensor] | None = None, relu: bool = False, kept: Tensor | None = None,
@@ -153,7 +256,7 @@ def convolve(
     `normalised`: scale and offset (S, C) of a batch norm that x goes through first, and `relu`, a ReLU behind it.
     `kept` (B, K, H', W') takes the bias's place: what is added to the result. `reference` (K,): about its means.
     Returns y (S, B, K, H', W') and, for `scale_and_offset`, the sums over rows and pixels of y - reference and of its
-    square (S, 2, K), float64.
+    square, tile by tile (S, K, 2, tiles).
     """
     (slots, rows, inputs, height, width), outputs = x.shape, len(weight)
     assert not isinstance(layer.padding, str)
@@ -162,7 +265,7 @@ def convolve(
     y = x.new_empty(slots, rows, out_height, out_width, outputs)
     pixels = rows * out_height * out_width
     tiles = triton.cdiv(pixels, BLOCK)
-    sums = x.new_empty(slots, tiles, 2, outputs)
+    sums = x.new_empty(slots, outputs, 2, tiles)
     scale, offset = normalised or (x, x)  # x: some pointer
     beside = x if kept is None else kept
     _convolve[(tiles, slots)](
@@ -173,19 +276,22 @@ def convolve(
         normalised is not None, relu, kept is not None, kept is None and layer.bias is not None, PRECISION, BLOCK,
         num_warps=WARPS,
     )  # fmt: skip
-    return y.permute(0, 1, 4, 2, 3), sums.sum(1, dtype=torch.float64)
+    return y.permute(0, 1, 4, 2, 3), sums
 
 
-def scale_and_offset(sums: Tensor, reference: Tensor, count: int, norm: Any) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies `count` numbers of a channel with, and adds (S, C each), given `convolve`'s sums.
+def scale_and_offset(
+    sums: Tensor, reference: Tensor, count: int, norm: Any, channel: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies `count` numbers of a channel with, and adds (S, C each), given the sums.
 
-    `reference` becomes the means of the first slot.
+    `channel` (1,): the only one that the sums are of. `reference` becomes the means of the first slot.
     """
-    scale, offset = reference.new_empty(2, len(sums), sums.shape[2]).unbind()
-    channels = sums.shape[2]
-    _scale[(1,)](
-        sums, reference, norm.weight, norm.bias, scale, offset, norm.eps, count, len(sums), channels, _power(channels)
-    )
+    slots, channels, _, tiles = sums.shape
+    scale, offset = reference.new_empty(2, slots, channels).unbind()
+    _scale[(channels,)](
+        sums, reference, norm.weight, norm.bias, sums if channel is None else channel, scale, offset, norm.eps, count,
+        tiles, slots, channels, channel is not None, 1024,
+    )  # fmt: skip
     return scale, offset
 
 
@@ -194,9 +300,10 @@ def average(x: Tensor, normalised: tuple[Tensor, Tensor], relu: bool, window: tu
     slots, rows, channels, height, width = x.shape
     out_height, out_width = height // window[0], width // window[1]
     y = x.new_empty(slots, rows, out_height, out_width, channels)
-    _average[(triton.cdiv(rows * out_height * out_width, BLOCK), slots)](
+    block = max(1, 512 // _power(channels))
+    _average[(triton.cdiv(rows * out_height * out_width, block), slots)](
         x, *normalised, y, rows, height, width, out_height, out_width, *x.stride(),
-        channels, _power(channels), *window, relu, BLOCK,
+        channels, _power(channels), *window, relu, block,
     )  # fmt: skip
     return y.permute(0, 1, 4, 2, 3)
 

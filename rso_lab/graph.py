@@ -3,6 +3,8 @@
 import copy
 import functools
 import itertools
+import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,10 +165,9 @@ class Network(fx.Interpreter):
         Returns the values of the nodes in `keep` and of the last one.
         """
         self.batch_statistics_from = len(self.nodes) if batch_statistics_from is None else batch_statistics_from
-        constants = [node for node in self.nodes[1:start] if node.op in ("get_attr", "placeholder")]
+        constants = [node for node in self.nodes[1:start] if node.op == "get_attr"]
         nodes = constants + self.nodes[start:stop]
         kept = {*keep, *nodes[-1:]}
-        self.args_iter = iter(())
         self.env = dict(values)
         if self.writes_in_place:  # copied together, so that views stay views
             self.env = dict(zip(values, copy.deepcopy(list(values.values())), strict=True))
@@ -213,7 +214,7 @@ class Network(fx.Interpreter):
     def frontier(self, position: int) -> list[fx.Node]:
         """The nodes before `position` whose values the nodes from there on use: what enters that part."""
         later = set(self.nodes[position:])
-        constant = [node for node in self.nodes[1:position] if node.op in ("get_attr", "placeholder")]
+        constant = [node for node in self.nodes[1:position] if node.op == "get_attr"]
         return [node for node in self.nodes[:position] if later.intersection(node.users) and node not in constant]
 
     @torch.no_grad()
@@ -358,13 +359,38 @@ class Network(fx.Interpreter):
 
 
 class _Tracer(fx.Tracer):
+    """Traces `model(x)`, and nothing but that: while fx traces, it sees the modules of every thread."""
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        self.thread = threading.get_ident()
+        return super().trace(root, concrete_args)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list]:
+        return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]  # the rest has forward's defaults
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+_tracing = threading.RLock()  # fx patches nn.Module meanwhile, for all: one thread at a time, and no fork
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_tracing.acquire, after_in_parent=_tracing.release, after_in_child=_tracing.release)
 
 
 def _trace(model: nn.Module) -> fx.Graph:
     try:
-        return _Tracer().trace(model)
+        with _tracing:
+            return _Tracer().trace(model)
     except Exception as error:  # whatever the model's own code does with fx's stand-ins for tensors
         raise TypeError(
             f"torch.fx cannot trace {type(model).__name__} ({error}): take data-dependent Python out of its forward, "

@@ -1,13 +1,16 @@
 """What a run leaves behind: a record for each layer sweep and each cycle, and the history of a run as JSON."""
 
 import contextlib
+import errno
 import functools
 import io
 import json
 import math
 import os
 import platform
+import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -87,8 +90,13 @@ def records_of(cycles: list[dict[str, Any]]) -> list[Record]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A file to write that takes the place of `path` when it is complete, and is gone when it is not."""
-    temporary = Path(f"{path}.{os.getpid()}.part")
+    """A file to write that takes the place of `path` when it is complete, and is gone when it is not.
+
+    Where `path` is a link, of the file that it leads to. Raises OSError for a device or a pipe.
+    """
+    refuse_special(path)
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{os.getpid()}.{threading.get_native_id()}.part")  # as short as names have to be
     try:
         yield temporary
         with open(temporary, "rb+") as written:
@@ -96,6 +104,13 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_special(path: str | os.PathLike) -> None:
+    """Raise OSError for what exists and is no plain file: no other may take its place."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is a folder, a device or a pipe, and no plain file", str(path))
 
 
 @functools.cache
@@ -126,8 +141,8 @@ def machine(device: torch.device) -> str:
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Write a state dict that torch.load(weights_only=True) reads."""
+    """Write a state dict that torch.load(weights_only=True) reads, also where there is no GPU."""
     weights = io.BytesIO()  # torch.save's own writing of files hides what went wrong
-    torch.save(model.state_dict(), weights)
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, weights)
     with replacing(path) as file:
         file.write_bytes(weights.getbuffer())

@@ -6,13 +6,14 @@ loops are put together in LLVM's own terms, VECTOR channels at a time: what numb
 as slow. Images are (H, W, C), contiguous; sets of them (N, H, W, C).
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -21,6 +22,17 @@ from rso_lab import graph
 # Channels that are computed at once: what one register holds.
 VECTOR = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
 _compiled = njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError("numba is switched off: NUMBA_DISABLE_JIT is set")
+NO_PLACE = "numba finds no folder to keep compiled loops in, and compiles them in every process (half a minute)"
+PLACE = "name a folder that can be written to in the environment variable NUMBA_CACHE_DIR"
+try:
+    _compiled(graph.scale_and_offset)
+    kept = True
+except RuntimeError:
+    warnings.warn(f"{NO_PLACE}: {PLACE}", stacklevel=2)
+    kept = False
+    _compiled = njit(nogil=True, fastmath={"contract"}, error_model="numpy")
 _INDEX = ir.IntType(64)
 FIELDS = [
     "kind",

@@ -22,7 +22,7 @@ def he_init_(model: nn.Module, seed: int = 0) -> nn.Module:
     He et al. 2015, as in Algorithm 1, lines 2-5, of the paper. Of convolutions, linear layers and batch norms; other
     layers stay as they are. Changes `model` in place and returns it.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):

@@ -11,6 +11,7 @@ a change which dies out is exactly 0. Where it has entered all channels, the los
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,13 +48,14 @@ class OnDeviceEvaluator(CachedEvaluator):
 
     def __init__(self, network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE):
         super().__init__(network, data, loss, ranks)
+        self.followed: Followed | None = None
         x = data.x_train[:2]
         with torch.no_grad():
             self.examples = {network.input: x, **network.propagate({network.input: x}, keep=network.nodes[1:])}
 
     def begin_sweep(self, layer: Layer | None, rows: int) -> None:
         """Fill the activation cache where it pays, and find the path behind the layer."""
-        self.followed: Followed | None = None  # its memory is needed now
+        self._forget()
         super().begin_sweep(layer, rows)
         followable = layer is not None and self.ranks.count == 1
         path = find_path(self.network, layer, self.examples) if followable and layer else None
@@ -65,9 +67,18 @@ class OnDeviceEvaluator(CachedEvaluator):
         if self.path is None:
             return
         if self.followed is None or self.followed.size != len(rows):
+            self._forget()
             self.followed = Followed(self.network, self.path, self.examples, len(rows), self.loss_function)
             self.followed.use_graphs = self.use_graphs and self.targets.is_cuda
         self.followed.begin(self.values, self.targets)
+
+    def _forget(self) -> None:
+        """Free what was followed. torch frees the memory of a graph that is gone only when told, outside of graphs."""
+        if self.followed is None:
+            return
+        self.followed = None
+        if self.data.x_train.is_cuda:
+            torch.cuda.empty_cache()
 
     def search(
         self, proposals: list[Proposal], opposite: bool, penalties: Tensor | None, decide: Decide
@@ -238,10 +249,24 @@ class Followed:
             self.graphs[key] = None
             return
         if self.graphs[key] is None:
-            self.graphs[key] = captured(work)
+            try:
+                self.graphs[key] = captured(work)
+            except RuntimeError as error:
+                warnings.warn(f"CUDA graphs are off for {self.path.origin.node}: {error}", stacklevel=2)
+                self.use_graphs = False
+                work()
+                return
         self.graphs[key].replay()
 
+    @torch.no_grad()
     def _step(self, kind: str) -> None:
+        if self.compiled:
+            losses = self.run(kind, self.many)
+            accounts = self.penalties, self.current, self.accepted, self.at, self.found, self.chosen
+            choice = gpu_kernels.decide(losses, *accounts, self.slots)
+            if self.many:
+                self.keep(choice)
+            return
         self.try_one(kind)
         choice = choose(self.found.index_select(0, self.at)[0]).view(1)
         self.chosen.index_copy_(0, self.at, choice)
@@ -262,12 +287,16 @@ class Followed:
 
     @torch.no_grad()
     def commit(self, choice: Tensor) -> None:
-        """Keep what the candidate `choice` (1,) has computed last."""
+        """Keep what the candidate `choice` (1,) has computed last, and its loss."""
         self.accepted += self.penalties.index_select(0, self.at).index_select(1, choice)[0]
         self.accepted -= self.penalties.index_select(0, self.at)[0, :1]
         self.current.copy_(self.tried.index_select(0, choice))
+        self.keep(choice)
+
+    def keep(self, choice: Tensor) -> None:
+        """Keep what the candidate has computed last."""
         for node in self.replaced:
-            kept, values = self.kept[node], self.computed[node]
+            kept, values = self.kept[node], _stacked(self.computed[node])
             if self.spans[node] is not None:  # all slots, some channels
                 kept.index_copy_(1, self.channels(node), values.index_select(0, choice)[0])
             elif self.compiled and self.first and gpu_kernels.alike(kept, values[0]):
@@ -282,7 +311,8 @@ class Followed:
     def run(self, kind: str, without_current: bool) -> Tensor:
         """The losses of the next proposal's candidates (S,), float64, that of the network as it is left out or not."""
         self.first = int(without_current)
-        self.channel, self.input, self.place = self.indices.index_select(0, self.at)[0].split(1)
+        self.index = self.indices.index_select(0, self.at)[0]
+        self.channel, self.input, self.place = self.index.split(1)
         self.move = self.moves.index_select(0, self.at)[0]
         self.computed: dict[fx.Node, Any] = {}
         self.sums: dict[fx.Node, Tensor] = {}
@@ -302,6 +332,12 @@ class Followed:
         """What the searched layer puts out, in the channel of the weight, for every candidate."""
         z = self.kept[self.path.origin.node]
         inside = self.spans[self.path.origin.node] is not None
+        if self.compiled and inside and z.is_contiguous():
+            x = None if kind == "bias" else self.entered["x"]
+            reference = self._reference(self.path.origin.node, z.shape[1])
+            y, sums = gpu_kernels.step(z, x, self.reach, self.index, self.move, reference)
+            self.sums[self.path.origin.node] = sums
+            return y
         z = z.index_select(1, self.channel) if inside else z
         move = self.move if inside else self.move[self.first :]
         move = move.view(-1, *[1] * z.dim())
@@ -326,7 +362,8 @@ class Followed:
             if part.source in self.sums and module.affine:
                 x, count = self.computed[part.source], self.size * self.examples[node][0, 0].numel()
                 sums, reference = self.sums.pop(part.source), self.reference[part.source]
-                return Normalised(x, *gpu_kernels.scale_and_offset(sums, reference, count, module))
+                channel = None if span is None else self.channels(node)
+                return Normalised(x, *gpu_kernels.scale_and_offset(sums, reference, count, module, channel))
             gamma, beta = _gamma_and_beta(module)
             if span is not None:
                 at = self.channels(node)
@@ -368,7 +405,7 @@ class Followed:
 
     def entering(self, part: Part) -> Tensor:
         """What a layer puts out that mixes the change of some channels into its outputs."""
-        value, layer = self.computed[part.source], part.module
+        value, layer = _stacked(self.computed[part.source]), part.module
         inputs, inside = self.channels(part.source), self.spans[part.node] is not None
         kept, weight = self.kept[part.node], layer.weight
         if inside:  # within a group
@@ -385,7 +422,7 @@ class Followed:
 
     def convolve(self, node: fx.Node, layer: Any, value: Any, weight: Tensor, kept: Tensor | None = None) -> Tensor:
         """A convolution by the compiled kernel; the sums for a batch norm behind it wait in `sums`."""
-        reference = self.reference.setdefault(node, weight.new_zeros(len(weight)))
+        reference = self._reference(node, len(weight))
         lazy = isinstance(value, Normalised)
         y, sums = gpu_kernels.convolve(
             value.x if lazy else _stacked(value),
@@ -399,6 +436,10 @@ class Followed:
         self.sums[node] = sums
         return y
 
+    def _reference(self, node: fx.Node, channels: int) -> Tensor:
+        """What sums of a node's channels are taken about: their means, as known last."""
+        return self.reference.setdefault(node, self.moves.new_zeros(channels))
+
     def fetch(self, node: fx.Node, taker: fx.Node) -> Any:
         """What a node puts out for every candidate, as far as `taker` takes it: some channels, or all."""
         inside = self.spans[taker] is not None
@@ -411,7 +452,7 @@ class Followed:
         value = self.computed[node]
         if inside or self.spans[node] is None:
             return value
-        value = value[self.first :]
+        value = _stacked(value)[self.first :]
         full = self.kept[node].repeat(len(value), *[1] * self.kept[node].dim())
         full = full.view(len(value), *self.kept[node].shape)
         return full.index_copy_(2, self.channels(node), value)

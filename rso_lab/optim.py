@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rso_lab.rso import RSO, annealing, apply, as_loss, candidate_losses, choose, layer_sigma, propose
 from rso_lab.visits import Visit, weight_visits
@@ -52,7 +52,7 @@ class RSOptimizer(torch.optim.Optimizer):
         self.named_parameters = {name: p for name, p in everything.items() if p.requires_grad}
         super().__init__(list(self.named_parameters.items()), defaults={})
         self.settings = RSO(cycles, batch_size=1, **settings)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(int(seed))
         self.layers: dict[str, dict[str, nn.Parameter]] = {}
         for name, parameter in self.named_parameters.items():
             self.layers.setdefault(name.rpartition(".")[0], {})[name] = parameter
@@ -80,15 +80,32 @@ class RSOptimizer(torch.optim.Optimizer):
                     yield scale, visit
             cycle += 1
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be copied or pickled: the place in the order of visits cannot be."""
+        raise TypeError("an RSOptimizer cannot be copied or pickled: make a new one from model.named_parameters()")
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
         """Search the next weight; returns the loss of the candidate that was chosen."""
         scale, visit = next(self.visits)
         proposal = propose(visit, self.named_parameters, self.sigmas, scale, self.settings.distribution, self.generator)
         device = self.named_parameters[visit.names[0]].device
-        losses = candidate_losses(proposal, lambda: as_loss(closure(), device), self.settings.opposite)
+        losses = candidate_losses(proposal, lambda: _loss_of(closure, device), self.settings.opposite)
         if not math.isfinite(losses[0]):
             raise FloatingPointError(f"the loss is {losses[0]} at {visit.names[0]}{list(visit.index)}")
         choice = choose(losses)
         apply(proposal, choice)
         return float(losses[choice])
+
+
+def _loss_of(closure: Callable[[], Any], device: torch.device) -> Tensor:
+    try:
+        loss = closure()
+    except RuntimeError as error:
+        if "does not require grad" in str(error):
+            raise RuntimeError("the closure calls backward(): RSO needs no gradients, leave it out") from error
+        raise
+    try:
+        return as_loss(loss, device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"the closure returns {type(loss).__name__}: expected the loss, one number") from error

@@ -99,6 +99,7 @@ class RSO:
 
 def refuse_what_cannot_be(settings: Any) -> None:
     """Raise ValueError for a setting that is not of its type or in its range: name, value and what is allowed."""
+    as_python(settings)
     for setting in fields(settings):
         value, kind, least, most = getattr(settings, setting.name), setting.type, *_range(setting)
         if get_origin(kind) is Literal:
@@ -124,6 +125,14 @@ def _range(setting: Field) -> tuple[float, float]:
     """The least and the most that a number may be."""
     least, most = setting.metadata["least"], setting.metadata["most"]
     return (1 if setting.type is int else math.ulp(0)) if least is None else least, most
+
+
+def as_python(settings: Any) -> None:
+    """Make Python's numbers of numpy's, in frozen settings: JSON has those alone."""
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, setting.name, value.item())
 
 
 def is_whole(value: Any) -> bool:
@@ -399,7 +408,8 @@ def layer_sigma(layer: str, parameters: dict[str, nn.Parameter], settings: RSO) 
         return settings.batch_norm_sigma
     sigma = float(torch.cat([p.detach().double().cpu().flatten() for p in matrices]).std(correction=0))
     if sigma == 0:
-        warnings.warn(f"all weights of layer {layer!r} are equal: sigma_d is 0", stacklevel=2)
+        remedy = "initialise them, with rso_lab.models.he_init_(model) for example"
+        warnings.warn(f"all weights of layer {layer!r} are equal: sigma_d is 0, and they stay: {remedy}", stacklevel=2)
     return sigma
 
 

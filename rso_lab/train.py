@@ -4,12 +4,14 @@ import contextlib
 import copy
 import math
 import os
+import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,8 +96,8 @@ def fit(
 
     `evaluator` is "plain", "cached", "incremental" or "auto", the fastest on the device; it is RSO's. `device` is where
     the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for
-    RSO, ES and GA differentiable or not. Then the model is in eval mode and its batch norms hold the training set's
-    statistics, also after an interrupt or an error.
+    RSO, ES and GA differentiable or not; a loss of your own may take one output, the logit of class 1 of two. Then the
+    model is in eval mode and its batch norms hold the training set's statistics, also after an interrupt or an error.
 
     `checkpoint` is a folder in which the state is kept after layer sweeps, for other methods than RSO after epochs.
     With `resume`, the run goes on from there, whatever the model's weights are, and ends in the weights that it would
@@ -125,7 +127,18 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
     assert isinstance(job.method, RSO)
     assert job.evaluator is not None
     way = layer_search(job.method.parallel, job.ranks)
-    return search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator, way)
+    found = search(job.sigmas, job.network, job.data, job.method, job.evaluator, job.generator, way)
+    return _undisturbed(found, job.network.module)
+
+
+def _undisturbed(events: Iterator[Any], model: nn.Module) -> Iterator[Any]:
+    """The events. Whatever the caller has set meanwhile, each module goes on in the mode, train or eval, it was in."""
+    with contextlib.closing(events):  # type: ignore[type-var]
+        for event in events:
+            modes = [(module, module.training) for module in model.modules()]
+            yield event
+            for module, training in modes:
+                module.training = training
 
 
 def run(model: nn.Module, data: Data, method: Method, *, seed: int, **options: Any) -> Iterator[Record]:
@@ -134,7 +147,7 @@ def run(model: nn.Module, data: Data, method: Method, *, seed: int, **options: A
     Options and errors as for `fit`; a run that is resumed yields what comes after the checkpoint.
     """
     job = _prepare(model, data, method, seed, **options)
-    return (event for event in _events(job) if isinstance(event, Record))
+    return _undisturbed((event for event in _events(job) if isinstance(event, Record)), job.network.module)
 
 
 def histories(
@@ -142,7 +155,7 @@ def histories(
 ) -> Iterator[History]:
     """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
     job = _prepare(model, data, method, seed, **options)
-    return _grow(job, command)
+    return _undisturbed(_grow(job, command), job.network.module)
 
 
 @dataclass
@@ -260,8 +273,11 @@ def _prepare(
         raise TypeError(f"data is a {type(data).__name__}: expected rso_lab.Data, from load or Data.from_arrays")
     if not isinstance(method, Method):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
+    seed = seed.item() if isinstance(seed, np.integer) else seed
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
         raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
+    if isinstance(loss, type):
+        raise TypeError(f"loss is the class {loss.__name__}: pass an instance of it, {loss.__name__}()")
     if evaluator not in tuple(EVALUATORS):
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
     kind = type(method).__name__
@@ -277,6 +293,8 @@ def _prepare(
     if largest > len(data.x_train):
         raise ValueError(f"batch_size is {largest}: expected at most {len(data.x_train)}, the data set")
     data = data.to(usable_device(data.x_train.device if device is None else device))
+    if isinstance(method, RSO) and torch.is_autocast_enabled(data.x_train.device.type):
+        raise ValueError("torch.autocast is on: RSO compares losses that its rounding would change; leave it for RSO")
     if ranks.count > 1:
         _refuse_unshareable(method, data, loss, ranks)
     if isinstance(model, nn.Module):
@@ -294,7 +312,8 @@ def _prepare(
     with torch.no_grad():
         outputs = network.outputs(data.x_train[:2])
     last = network.layers[-1].name
-    if outputs.dim() != 2 or outputs.shape[1] < data.classes:
+    one_logit = data.classes == 2 and loss is not F.cross_entropy and outputs.shape == (len(outputs), 1)
+    if not one_logit and (outputs.dim() != 2 or outputs.shape[1] < data.classes):
         raise ValueError(
             f"the outputs, from layer {last!r}, have shape {tuple(outputs.shape)}: expected (B, {data.classes})"
         )
@@ -303,7 +322,7 @@ def _prepare(
         with torch.set_grad_enabled(slopes):
             number = loss(outputs.requires_grad_(slopes), data.y_train[:2])
         as_loss(number, outputs.device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(f"loss(outputs, targets) must give one number for a mini-batch ({error})") from error
     if slopes and not getattr(number, "requires_grad", False):
         raise ValueError(
@@ -374,7 +393,7 @@ def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
     else:
         job.go_on_from(state)
     for line in said if job.ranks.rank == 0 else ():
-        tqdm.write(line)
+        print(line)
 
 
 def _read_state(checkpoints: Checkpoints) -> tuple[State | None, list[str], str]:
@@ -523,7 +542,8 @@ def _measured(job: _Job) -> dict[str, float]:
 def _measure(job: _Job, x: Tensor, y: Tensor) -> tuple[float, float]:
     """Accuracy and loss on all of x (N, ...)."""
     outputs = job.network.outputs(x)
-    return int((outputs.argmax(dim=1) == y).sum()) / len(y), float(job.loss(outputs, y))
+    found = outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).long()  # one logit: of class 1
+    return int((found == y).sum()) / len(y), float(job.loss(outputs, y))
 
 
 def _grow(job: _Job, command: str) -> Iterator[History]:
@@ -539,13 +559,13 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
     history = History(settings, job.seed, versions(), here, command)
     history.cycles += job.progress.records
     latest = {"loss": "-", "accuracy": "-"}
-    # disable=None: no bar where the output is no terminal.
+    # disable=None: no bar where the output is no terminal. Without a console there is no sys.stderr.
     with tqdm(
         total=total,
         initial=job.progress.evaluations,
         unit=" evaluations",
         unit_scale=True,
-        disable=None if job.ranks.rank == 0 else True,
+        disable=None if job.ranks.rank == 0 and sys.stderr is not None else True,
         dynamic_ncols=True,
     ) as bar:
         if history.cycles:

@@ -4,10 +4,11 @@ torch's own threads wait for each other after every operation; where anything el
 then take many times as long. Whole tasks side by side need not wait.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -50,12 +51,27 @@ def _run_all(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     return [task() for task in tasks]
 
 
-_made = cache(Workers)
+_made: dict[int, Workers] = {}
+
+
+def _begin_anew() -> None:
+    """A forked process has none of its parent's threads, neither these nor torch's own, which it would wait for."""
+    for made in _made.values():
+        made.count = 1
+    _made.clear()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def workers() -> Workers:
     """As many as torch has threads: set OMP_NUM_THREADS or torch.set_num_threads for another number."""
-    return _made(torch.get_num_threads())
+    count = torch.get_num_threads()
+    if count not in _made:
+        _made[count] = Workers(count)
+    return _made[count]
 
 
 def single_threaded(function: Callable) -> Callable:

@@ -1,6 +1,11 @@
+import os
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are defined
 
 import rso_lab as rso
 

@@ -328,8 +328,8 @@ NETWORKS = {
     ),
     "a second input": (
         lambda: nn.Bilinear(64, 64, 10),
-        ValueError,
-        "fails in 'input2'",
+        TypeError,
+        "missing 1 required positional argument: 'input2'",
     ),
 }
 

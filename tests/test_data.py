@@ -490,3 +490,60 @@ UNFIT = {
 def test_from_arrays_refuses_what_does_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
         rso.Data.from_arrays(**good_arrays() | changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\n<!doctype html><html>403</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"\x1f\x8b\x08" + bytes(99), "gzip"),
+        (b"\x80\x04\x95" + bytes(99), "a pickle"),
+        (b"\x93NUMPY" + bytes(99), "npy"),
+        (b"", "empty"),
+        (b"hello", "begins otherwise"),
+        (None, "Python objects"),
+    ],
+)
+def test_a_file_that_is_something_else_is_called_so(tmp_path, content, said):
+    path = tmp_path / "mnist.npz"
+    if content is None:
+        np.savez(path, x_train=np.array([{}], dtype=object))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        rso.load("mnist", root=tmp_path)
+    assert "allow_pickle" not in str(caught.value)
+    assert "unsafe" not in str(caught.value)
+
+
+def test_a_folder_named_beside_the_mark_is_found(tmp_path, monkeypatch):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-labels-idx1-ubyte").touch()
+    (tmp_path / "mnist.npz").touch()
+    folders = (f'"{tmp_path}"', f"'{tmp_path}' ", f"{tmp_path}\n", tmp_path / "mnist.npz", raw, raw.parent, f"{raw}/")
+    for folder in folders:
+        monkeypatch.setenv("RSO_LAB_DATA", str(folder))
+        assert find("mnist") == tmp_path / "mnist.npz"
+
+
+def test_a_link_that_leads_nowhere_is_no_case_for_a_download(tmp_path):
+    (tmp_path / "cifar10.npz").symlink_to("/no/such/drive/cifar10.npz")
+    with pytest.raises(FileNotFoundError, match="is a link to /no/such/drive"):
+        rso.load("cifar10", root=tmp_path)
+
+
+def test_arrays_that_torch_does_not_take_as_they_are():
+    good = good_arrays()
+    x = np.asarray(good["x_train"])
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    for like in (read_only, x[::-1].copy()[::-1], x.astype(x.dtype.newbyteorder(">")), np.asfortranarray(x)):
+        found = rso.Data.from_arrays(**good | {"x_train": like})
+        assert np.array_equal(found.x_train.numpy(), x)
+    for labels in (["a"] * 6, np.array(["1"] * 6), np.array([1] * 6, dtype=object), np.array([b"1"] * 6)):
+        with pytest.raises(ValueError, match="y_train"):
+            rso.Data.from_arrays(**good | {"y_train": labels})
+    with pytest.raises(ValueError, match="train_test_split gives"):
+        rso.Data.from_arrays(good["x_train"], good["x_test"], good["y_train"], good["y_test"])

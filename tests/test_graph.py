@@ -277,3 +277,14 @@ def test_what_is_stored_on_the_way_changes_no_statistics(name, digits64, monkeyp
         found.append([buffer.clone() for buffer in network.module.buffers()])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_arguments_beside_the_images_have_their_defaults():
+    class Optional(nn.Linear):
+        def forward(self, x, mask=None, *more, features=False, **options):
+            x = x.flatten(1)
+            x = x if mask is None else x * mask
+            return x if features or more or options else super().forward(x)
+
+    model, x = Optional(64, 4), torch.randn(5, 1, 8, 8)
+    assert torch.equal(Network(model, x).outputs(x), model(x))

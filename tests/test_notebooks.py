@@ -31,6 +31,7 @@ def test_built_and_source_agree(source, version):
     folder = NOTEBOOKS / "complete" if version == "complete" else NOTEBOOKS
     built = nbformat.read(folder / f"{source.stem}.ipynb", as_version=4)
     nbformat.validate(built)
+    assert built.metadata.language_info.file_extension == ".py"  # of what nbconvert makes of it
     assert cells(built) == cells(getattr(build, version)(source)), "run: make notebooks"
 
 

@@ -33,6 +33,19 @@ def test_the_figures_of_the_readme_are_those_recorded(name):
     assert row in (ROOT / "README.md").read_text("utf-8")
 
 
+def test_the_run_on_a_gpu_in_the_readme_is_the_recorded_one():
+    history = rso.History.load(ROOT / "results" / "gpu_paper.json")
+    after, last = {record.cycle: record.test_accuracy for record in history.cycles}, history.cycles[-1]
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert (
+        f"{after[5]:.2%} after 5 cycles, {last.test_accuracy:.2%} after {last.cycle}, in {last.seconds:.0f} s" in text
+    )
+    agreement = json.loads((ROOT / "results" / "gpu_stage_a.json").read_text("utf-8"))
+    assert set(agreement["different_in_float64"].values()) == {0}
+    assert agreement["float32"]["different"] == 0
+    assert agreement["waits_for"] == "nothing"
+
+
 def test_the_default_sigma_of_batch_norms_is_the_best_that_was_measured():
     records = json.loads((ROOT / "results" / "batch_norm_sigma.json").read_text("utf-8"))["records"]
     for model in {record["model"] for record in records}:
