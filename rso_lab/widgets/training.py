@@ -5,7 +5,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from typing import Any, cast
 
 import ipywidgets as ipw
@@ -211,7 +211,8 @@ class Monitor(Live):
 class Race(Live):
     """Several ways to train, all from the same random weights: choose who takes part, and what is counted.
 
-    Who has spent least of what is counted makes the next step. It may be changed at any time: all of it is recorded.
+    Those who are `waiting` take part only when they are ticked. Who has spent least of what is counted makes the next
+    step. It may be changed at any time: all of it is recorded.
     A sixth of the training images is held out to measure the accuracy, as in the monitor.
     """
 
@@ -222,6 +223,7 @@ class Race(Live):
         methods: dict[str, Method],
         seed: int = 0,
         against: str = "evaluations",
+        waiting: Collection[str] = (),
     ):
         self.stop_latest()
         data = held_out(data)
@@ -233,7 +235,8 @@ class Race(Live):
         }
         boxes = ipw.Layout(width="auto")
         self.taking_part = {
-            label: ipw.Checkbox(value=True, description=label, indent=False, layout=boxes) for label in methods
+            label: ipw.Checkbox(value=label not in waiting, description=label, indent=False, layout=boxes)
+            for label in methods
         }
         self.against = ipw.Dropdown(
             options=[(plots.AXES[axis], axis) for axis in plots.SPENT],
