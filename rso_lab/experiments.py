@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rso_lab.data import Data, load
 from rso_lab.history import History, Record, machine, records_of, replacing, save_weights, versions
 from rso_lab.models import build, paper_cnn
-from rso_lab.relatives import Masks, Subspace
+from rso_lab.relatives import ES, GA, Masks, Subspace
 from rso_lab.rso import RSO, is_number
 from rso_lab.sgd import SGD
 from rso_lab.train import Method, histories
@@ -103,6 +103,15 @@ def _updates_to(accuracy: float) -> Measure:
         return next((cycle["updates"] for cycle in run["cycles"] if cycle["test_accuracy"] >= accuracy), None)
 
     return Measure(updates, lambda number: f"{number:.0f}")
+
+
+def _accuracy_at(updates: int) -> Measure:
+    """After the first record with so many updates."""
+
+    def accuracy(run: Run) -> float | None:
+        return next((cycle["test_accuracy"] for cycle in run["cycles"] if cycle["updates"] >= updates), None)
+
+    return Measure(accuracy, _percent)
 
 
 def _largest_fall(run: Run) -> float:
@@ -330,6 +339,20 @@ def _switch(size: Size) -> Ways:
         "SGD": Way(size.sgd),
         "RBD, then SGD": Way(sgd, before=rbd),
         "SGD, then RBD": Way(rbd, before=sgd),
+    }
+
+
+def _evolution(size: Size) -> Ways:
+    # Gressmann's, but for sigma and rate. An epoch has 44 mini-batches, an update 250: 120 updates.
+    nes = ES(682, 32, 0.1, samples=250, sigma=0.1, antithetic=False, optimizer="sgd", own_batch=True)
+    return {
+        "NES": Way(nes),
+        "ES": Way(ES(55, 128, 0.01)),
+        "GA": Way(GA(27, 128)),
+        "RBD": Way(Subspace(size.sgd.epochs, size.sgd.batch_size, 2.0)),
+        "RSO": Way(size.rso),
+        "RSO, network level": Way(replace(size.rso, level="network")),
+        "SGD": Way(size.sgd),
     }
 
 
@@ -692,6 +715,32 @@ EXPERIMENTS = {
             Claim("How far does the accuracy fall from one epoch to the next, at most?", "", FALL),
         ),
         {"class": RELATIVES_CLASS},
+    ),
+    "evolution": Experiment(
+        "How far does one get with losses alone?",
+        _evolution,
+        (
+            Claim(
+                "How good after some 30,000 losses? (RBD and SGD: after 900 gradients)",
+                "the network level is close to genetic algorithms, and slower than RSO (RSO §4.2)",
+            ),
+            Claim(
+                "At equal images: after 20 epochs?",
+                "250 samples or directions, dense network on MNIST: NES 22.5 %, RBD 93.9 %, SGD 98.27 % "
+                "(Gressmann 2020, Table 1)",
+                _accuracy_after(20),
+                ("NES", "RBD", "SGD"),
+                remarks={"class": "NES has then made three updates, RBD and SGD 880 each."},
+            ),
+            Claim(
+                "At equal updates: after 44, an epoch of RBD and SGD?",
+                "",
+                _accuracy_at(44),
+                ("NES", "RBD", "SGD"),
+            ),
+        ),
+        {"class": RELATIVES_CLASS},
+        against="evaluations",
     ),
     "masks": Experiment(
         "How many weights does a network need, and who chooses them?",
