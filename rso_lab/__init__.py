@@ -4,10 +4,14 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "ES": "relatives",
+    "GA": "relatives",
+    "Masks": "relatives",
     "RSO": "rso",
     "RSOptimizer": "optim",
     "SGD": "sgd",
     "Step": "rso",
+    "Subspace": "relatives",
     "Data": "data",
     "load": "data",
     "History": "history",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rso_lab.data import Data
     from rso_lab.history import History
     from rso_lab.ranks import Ranks
-    from rso_lab.rso import RSO
+    from rso_lab.train import Method
 
 OVERVIEW = """\
 RSO trains a network without gradients. For one weight after another it draws a change, takes the loss of a mini-batch
@@ -45,9 +45,22 @@ evaluations of the loss, so the time grows with weights x batch size x cycles. E
   python -m rso_lab train --dataset mnist --batch-size 1024 --out mnist.json     one_conv on MNIST, minutes
   python -m rso_lab train --batch-size 32                                        what a small mini-batch does
   torchrun --nproc-per-node 2 -m rso_lab train --parallel neuron                 two processes share the search
+  python -m rso_lab train --method es                                            an evolution strategy in its place
+  python -m rso_lab train --method es --help                                     what it can be told
 
 On a busy machine small networks train faster on one thread: set OMP_NUM_THREADS=1. Under torchrun, processes share
 what --parallel sets apart, and without it every mini-batch."""
+
+
+# How to train, and what of it has no default of its own.
+METHODS: dict[str, dict[str, Any]] = {
+    "rso": {"cycles": 10, "batch_size": 1000},
+    "sgd": {"epochs": 20, "batch_size": 50, "learning_rate": 0.1},
+    "subspace": {"epochs": 20, "batch_size": 50, "learning_rate": 1.0},
+    "es": {"epochs": 40, "batch_size": 100, "learning_rate": 0.01},
+    "ga": {"epochs": 20, "batch_size": 100},
+    "masks": {"epochs": 20, "batch_size": 50, "learning_rate": 0.05},
+}
 
 
 class Failure(Exception):
@@ -86,7 +99,7 @@ def _main(arguments: list[str]) -> int:
     if arguments == ["doctor", "--gpu"]:
         return doctor.compare_on_gpu()
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser(arguments).parse_args(arguments)
         options.run(options, shlex.join(["python", "-m", "rso_lab", *arguments]))
     except SystemExit as end:  # argparse's way to say wrong use, or that it printed the help
         return end.code if isinstance(end.code, int) else 2
@@ -101,7 +114,8 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """For these arguments: which flags `train` has depends on its method."""
     from rso_lab.data import NAMES
     from rso_lab.experiments import EXPERIMENTS, SEEDS
 
@@ -115,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "train a network without gradients"
     command = commands.add_parser("train", help=text, description=TRAIN, formatter_class=raw)
     command.set_defaults(run=_train, error=command.error)
-    _add_training_options(command)
+    _add_training_options(command, arguments)
     command = commands.add_parser("experiments", help="the paper's claims: what can be tried, and how long that took")
     command.set_defaults(run=_experiments)
     command.add_argument("--folder", type=Path, default=Path("results"), help="of recorded ones (default: results)")
@@ -144,13 +158,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_training_options(parser: argparse.ArgumentParser) -> None:
+def _add_training_options(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     from rso_lab.data import NAMES
     from rso_lab.models import MODELS
-    from rso_lab.rso import RSO
     from rso_lab.train import EVALUATORS
 
-    group = parser.add_argument_group("what to train")
+    chosen = argparse.ArgumentParser(add_help=False)
+    text = "what trains; each has settings of its own: --method es --help (default: rso)"
+    for each in (chosen, group := parser.add_argument_group("what to train")):
+        each.add_argument("--method", choices=METHODS, default="rso", help=text)
+    method = chosen.parse_known_args(arguments)[0].method
     group.add_argument("--dataset", choices=NAMES, default="digits", help="(default: digits)")
     group.add_argument("--model", choices=MODELS, default="one_conv", help="(default: one_conv)")
     group.add_argument("--seed", type=int, default=0, help="of the initialisation and of all draws (default: 0)")
@@ -167,29 +184,40 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     text = "all give the same losses, up to rounding (default: auto)"
     computing.add_argument("--evaluator", choices=EVALUATORS, default="auto", help=text)
     computing.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
-    for setting in fields(RSO):
-        default: Any = {"cycles": 10, "batch_size": 1000}.get(setting.name, setting.default)
+    for setting in fields(_settings(method)):
+        default: Any = METHODS[method].get(setting.name, setting.default)
         assert default is not MISSING
         kind: dict[str, Any] = {"type": setting.type}
         if get_origin(setting.type) is Literal:
             kind = {"choices": [value for value in get_args(setting.type) if value is not None]}
         elif setting.type is bool:
             kind = {"action": argparse.BooleanOptionalAction}
-        where = group if setting.name in ("cycles", "batch_size") else search
+        elif setting.type not in (int, float):  # a pair of numbers, or one or None
+            kind = {"type": float, "nargs": 2 if isinstance(default, tuple) else None}
+        where = group if setting.name in ("cycles", "epochs", "batch_size") else search
         text = f"{setting.metadata['help']} (default: {default})".replace("%", "%%")
         where.add_argument(f"--{setting.name.replace('_', '-')}", default=default, help=text, **kind)
 
 
+def _settings(method: str) -> Any:
+    """The class."""
+    from rso_lab.train import Method
+
+    return next(kind for kind in get_args(Method) if kind.__name__.lower() == method)
+
+
 def _train(options: Namespace, command: str) -> None:
     from rso_lab.ranks import RanksError, joined
-    from rso_lab.rso import RSO
+    from rso_lab.train import SEEDS
 
+    kind = _settings(options.method)
+    given = {setting.name: getattr(options, setting.name) for setting in fields(kind)}
     try:
-        method = RSO(**{setting.name: getattr(options, setting.name) for setting in fields(RSO)})
+        method = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
     except ValueError as error:
         options.error(str(error))
-    if not 0 <= options.seed < 2**63:
-        options.error(f"seed is {options.seed}: expected a whole number from 0 to {2**63 - 1}")
+    if not 0 <= options.seed < SEEDS:
+        options.error(f"seed is {options.seed}: expected a whole number from 0 to {SEEDS - 1}")
     if options.out and options.weights and options.out.resolve() == options.weights.resolve():
         options.error("--out and --weights name the same file")
     for option, path in (("--out", options.out), ("--weights", options.weights)):
@@ -211,7 +239,7 @@ def _train(options: Namespace, command: str) -> None:
         raise Failure(f"the results could not be saved ({error}): make room, or name files elsewhere") from error
 
 
-def _train_as(ranks: "Ranks", method: "RSO", options: Namespace, command: str) -> None:
+def _train_as(ranks: "Ranks", method: "Method", options: Namespace, command: str) -> None:
     """Rank 0 tells and saves."""
     from rso_lab import models
     from rso_lab.history import save_weights
@@ -247,13 +275,13 @@ def _train_as(ranks: "Ranks", method: "RSO", options: Namespace, command: str) -
 
 
 def _printing(run: Iterator["History"]) -> Iterator["History"]:
-    """Print a line for each cycle as it comes by."""
+    """Print a line for each cycle, or epoch, as it comes by."""
     from tqdm import tqdm
 
     for history in run:
-        latest = history.cycles[-1]
+        latest, unit = history.cycles[-1], "cycle" if history.settings["method"] == "RSO" else "epoch"
         tqdm.write(
-            f"cycle {latest.cycle}: test accuracy {latest.test_accuracy:.2%}, training accuracy "
+            f"{unit} {latest.cycle}: test accuracy {latest.test_accuracy:.2%}, training accuracy "
             f"{latest.train_accuracy:.2%}, loss {latest.loss:.4f}, {latest.evaluations} evaluations, "
             f"{latest.seconds:.1f} s"
         )
@@ -376,6 +404,8 @@ def _experiment(options: Namespace, command: str) -> None:
 
 
 def _report(options: Namespace, command: str) -> None:
+    from matplotlib.figure import Figure
+
     from rso_lab import plots
     from rso_lab.experiments import EXPERIMENTS, curves, results
     from rso_lab.report import report
@@ -385,8 +415,8 @@ def _report(options: Namespace, command: str) -> None:
         for name, size, result in results(options.folder):
             if any(claim.best_only for claim in EXPERIMENTS[name].claims):
                 continue  # too many ways for one figure
-            against = "updates" if name == "updates" else "cycle"
-            ax = plots.comparison(curves(result), None, against, EXPERIMENTS[name].reference)
+            ax = Figure(figsize=(7, 4), layout="constrained").subplots()
+            plots.comparison(curves(result), ax, EXPERIMENTS[name].against, EXPERIMENTS[name].reference)
             plots.save(ax, options.folder / f"{name}_{size}.png")
     except (ValueError, OSError) as error:
         raise Failure(str(error)) from error

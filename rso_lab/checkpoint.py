@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run between two layer sweeps, or epochs of SGD, from which it goes on bit for bit."""
+"""Checkpoints: the state of a run between two layer sweeps, or epochs, from which it goes on bit for bit."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ class State:
     weights: dict[str, Tensor]  # the network's state dict
     stale: list[str]  # batch norms whose statistics are out of date
     sigmas: dict[str, float]  # sigma_d of each parameter; RSO's
-    descent: dict[str, Any]  # the state dicts of optimizer and schedule; SGD's
+    descent: dict[str, Any]  # the state dict of the stepper; the other methods'
     generator: Tensor  # its state
     cycle: int  # the one that is next, or under way
     sweeps: int  # how many of it are done

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rso_lab.descent import THERE_AND_BACK
 from rso_lab.graph import Network
 from rso_lab.paths import find_path, multiply_adds
 from rso_lab.rso import RSO, Step, searched_layers
@@ -82,8 +83,5 @@ class StepCosts:
 
 
 def descent_cost(network: Network, example: Tensor, batch_size: int) -> int:
-    """Multiply-adds of an iteration of SGD: the way back through a layer takes two products for the forward pass's one.
-
-    example (B, C, H, W).
-    """
-    return 3 * forward_cost(network, example) * batch_size
+    """Multiply-adds of an iteration of SGD; example (B, C, H, W)."""
+    return THERE_AND_BACK * forward_cost(network, example) * batch_size

@@ -1,9 +1,10 @@
-"""The paper's claims as named experiments: each a few ways to train, side by side, over several seeds, recorded.
+"""The papers' claims as named experiments: each a few ways to train, side by side, over several seeds, recorded.
 
 The ways of an experiment have network, data and seeds in common, and differ in what their names say. What is done is
 stored after each cycle, so that an interrupted experiment goes on where it was.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from rso_lab.data import Data, load
 from rso_lab.history import History, Record, machine, records_of, replacing, save_weights, versions
 from rso_lab.models import build, paper_cnn
+from rso_lab.relatives import ES, GA, Masks, Subspace
 from rso_lab.rso import RSO, is_number
 from rso_lab.sgd import SGD
-from rso_lab.train import histories
+from rso_lab.train import Method, histories
 
 RESULTS = Path(__file__).parent.parent / "results"  # what is recorded, in a checkout
 SEEDS = 3  # that an experiment has unless told
@@ -48,19 +50,33 @@ EVENING = Size("mnist", "two_conv", RSO(5, 1000, batch_every="neuron"), SGD(10, 
 FULL = Size("mnist", "paper_cnn", RSO(50, 5000, batch_every="neuron"), SGD(50, 5000, 0.5))
 
 
+def _plain_sgd(epochs: int, batch_size: int, learning_rate: float, momentum: float = 0.0) -> SGD:
+    """At one rate from first to last, as the relatives have theirs."""
+    constant: dict[str, Any] = {"weight_decay": 0.0, "warm_up": 0, "drops": (1.0, 1.0)}
+    return SGD(epochs, batch_size, learning_rate, momentum=momentum, **constant)
+
+
+# Of the relatives. Rates, here and in the ways, are the best on held-out training images of digits; for masks none was
+# searched for.
+RELATIVES_CLASS = Size("digits", "mlp", RSO(4, 500, batch_every="neuron"), _plain_sgd(20, 32, 0.3))
+RELATIVES_EVENING = Size("mnist", "mlp", RSO(5, 1000, batch_every="neuron"), _plain_sgd(10, 100, 0.3))
+
+
 @dataclass(frozen=True)
 class Way:
     """A way to train; what is not given is the size's."""
 
-    method: RSO | SGD
+    method: Method
     model: str | None = None
     scale: float = 1.0  # of the initial weights
     evaluator: str = "auto"
+    before: Method | None = None  # trains first
 
     @property
     def cycles(self) -> int:
-        """Of SGD: epochs."""
-        return self.method.cycles if isinstance(self.method, RSO) else self.method.epochs
+        """Of other methods than RSO: epochs."""
+        stages = [self.method] if self.before is None else [self.before, self.method]
+        return sum(stage.cycles if isinstance(stage, RSO) else stage.epochs for stage in stages)
 
 
 Ways = dict[str, Way]
@@ -89,6 +105,21 @@ def _updates_to(accuracy: float) -> Measure:
     return Measure(updates, lambda number: f"{number:.0f}")
 
 
+def _accuracy_at(updates: int) -> Measure:
+    """After the first record with so many updates."""
+
+    def accuracy(run: Run) -> float | None:
+        return next((cycle["test_accuracy"] for cycle in run["cycles"] if cycle["updates"] >= updates), None)
+
+    return Measure(accuracy, _percent)
+
+
+def _largest_fall(run: Run) -> float:
+    """Of the accuracy, from one cycle to the next."""
+    accuracies = [cycle["test_accuracy"] for cycle in run["cycles"]]
+    return max([0.0, *(before - after for before, after in itertools.pairwise(accuracies))])
+
+
 def _per_cycle(key: str) -> Callable[[Run], float]:
     return lambda run: run["cycles"][-1][key] / len(run["cycles"])
 
@@ -100,6 +131,8 @@ def _percent(share: float) -> str:
 ACCURACY = Measure(_accuracy, _percent)
 KEPT = Measure(lambda run: statistics.mean(cycle["kept"]["all"] for cycle in run["cycles"]), _percent)
 MOVED = Measure(lambda run: run["moved"], _percent)
+NONZERO = Measure(lambda run: run["nonzero"], lambda number: f"{number:,.0f}")
+FALL = Measure(_largest_fall, lambda share: f"{100 * share:.1f} points")
 SECONDS = Measure(_per_cycle("seconds"), lambda number: f"{number:.1f} s")
 MULTIPLY_ADDS = Measure(_per_cycle("multiply_adds"), lambda number: f"{number:.2g}")
 
@@ -126,6 +159,7 @@ class Experiment:
     sizes: dict[str, Size]
     prepare: Callable[[Data], Data] = lambda data: data
     reference: tuple[str, float] | None = None  # the paper's accuracy, where it gives one, and of what
+    against: str = "cycle"  # the x-axis of its figure, one of plots.AXES
     weights_of: tuple[str, ...] = ()  # sizes, of which the first seed's network is stored beside the result
 
 
@@ -141,6 +175,7 @@ BY_ACCURACY = (
 )
 DIGITS = "On digits, small pictures: only what grows and what does not can be compared."
 SMALLER = "Mini-batches of 1000, a fifth of the paper's, and one held for a neuron: a poorer judge."
+BUSY = "With other work on the machine."
 CLASHES = "Moves of one layer, each right by itself, can clash when they are merged, the more the larger they are."
 
 
@@ -248,7 +283,7 @@ DEPTHS = ("depth3", "depth5", "depth10")
 
 
 def _depth(size: Size) -> Ways:
-    methods: dict[str, RSO | SGD] = {"RSO": size.rso, "SGD": size.sgd}
+    methods: dict[str, Method] = {"RSO": size.rso, "SGD": size.sgd}
     ways = {f"{depth}, {name}": Way(method, depth) for name, method in methods.items() for depth in DEPTHS}
     longest = ways.pop("depth10, RSO")  # than all the others together: the last
     return ways | {"depth10, RSO": longest}
@@ -264,6 +299,76 @@ def _grid(size: Size) -> Ways:
         for number in GRID[_name_of(size, "grid")]
         for rate in RATES
     }
+
+
+def _subspace(size: Size) -> Ways:
+    base = Subspace(size.sgd.epochs, size.sgd.batch_size, 1.0)
+    if size == RELATIVES_EVENING:
+        ways = {}
+        for model, rates in {"mlp": (0.3, 0.5, 2.0), "two_conv": (0.1, 1.0, 0.25)}.items():
+            ways[f"{model}, SGD"] = Way(replace(size.sgd, learning_rate=rates[0]), model)
+            ways[f"{model}, fixed"] = Way(replace(base, redraw=False, learning_rate=rates[1]), model)
+            ways[f"{model}, re-drawn"] = Way(replace(base, learning_rate=rates[2]), model)
+        return ways
+    fixed, layers = replace(base, redraw=False), replace(base, dimensions=50, compartments="layer")
+    return {
+        "SGD": Way(size.sgd),
+        "10 fixed": Way(replace(fixed, dimensions=10, learning_rate=2.0)),
+        "10 re-drawn": Way(replace(base, dimensions=10, learning_rate=4.0)),
+        "50 fixed": Way(replace(fixed, dimensions=50, learning_rate=2.0)),
+        "50 re-drawn": Way(replace(base, dimensions=50, learning_rate=2.0)),
+        "250 fixed": Way(replace(fixed, learning_rate=0.5)),
+        "250 re-drawn": Way(replace(base, learning_rate=2.0)),
+        "50 fixed in each layer": Way(replace(layers, redraw=False, learning_rate=0.5)),
+        "50 re-drawn in each layer": Way(layers),
+    }
+
+
+FIFTY = Subspace(20, 32, 2.0, dimensions=50)
+
+
+def _directions(size: Size) -> Ways:
+    kinds: tuple[Any, ...] = ("gaussian", "uniform", "signs", "orthonormal")
+    return {kind: Way(replace(FIFTY, distribution=kind)) for kind in kinds}
+
+
+def _switch(size: Size) -> Ways:
+    rbd, sgd = replace(FIFTY, epochs=FIFTY.epochs // 2), replace(size.sgd, epochs=size.sgd.epochs // 2)
+    return {
+        "RBD": Way(FIFTY),
+        "SGD": Way(size.sgd),
+        "RBD, then SGD": Way(sgd, before=rbd),
+        "SGD, then RBD": Way(rbd, before=sgd),
+    }
+
+
+def _evolution(size: Size) -> Ways:
+    # Gressmann's, but for sigma and rate. An epoch has 44 mini-batches, an update 250: 120 updates.
+    nes = ES(682, 32, 0.1, samples=250, sigma=0.1, antithetic=False, optimizer="sgd", own_batch=True)
+    return {
+        "NES": Way(nes),
+        "ES": Way(ES(55, 128, 0.01)),
+        "GA": Way(GA(27, 128)),
+        "RBD": Way(Subspace(size.sgd.epochs, size.sgd.batch_size, 2.0)),
+        "RSO": Way(size.rso),
+        "RSO, network level": Way(replace(size.rso, level="network")),
+        "SGD": Way(size.sgd),
+    }
+
+
+def _masks(size: Size) -> Ways:
+    epochs, batch_size, rate = size.sgd.epochs, size.sgd.batch_size, size.sgd.learning_rate
+    ways = {"dense": Way(size.sgd)}
+    for percent in (10, 5, 2):
+        base = Masks(epochs, batch_size, rate, density=percent / 100)
+        ways |= {
+            f"{percent} %, random, fixed": Way(replace(base, mask_rate=0.0)),
+            f"{percent} %, largest, fixed": Way(replace(base, mask_rate=0.0, start="magnitude")),
+            f"{percent} %, scores": Way(base),
+            f"{percent} %, Bernoulli": Way(replace(base, sampling="bernoulli")),
+        }
+    chosen = Masks(epochs, batch_size, 0.0, density=0.1, sampling="bernoulli", pairs=8)
+    return ways | {"10 %, mask only": Way(chosen)}
 
 
 def held_out(data: Data, most: int | None = None) -> Data:
@@ -469,6 +574,7 @@ EXPERIMENTS = {
         ),
         {"class": CLASS, "evening": EVENING},
         reference=PAPER,
+        against="updates",
     ),
     "parallel": Experiment(
         "What does it cost to search in parallel?",
@@ -553,6 +659,113 @@ EXPERIMENTS = {
         {"class": CLASS, "evening": EVENING},
         partial(held_out, most=20_000),
     ),
+    "subspace": Experiment(
+        "Is a shadow of the gradient enough?",
+        _subspace,
+        (
+            Claim(
+                "Does it help to draw the directions anew at each step?",
+                "dense network on MNIST, 250 directions of 101,770: fixed 80 %, re-drawn 93.9 %, SGD 98.27 % "
+                "(Gressmann 2020, Table 1)",
+                remarks={"class": "Of 2,410 weights. Each way has its own best rate."},
+            ),
+            Claim(
+                "Do more directions help?",
+                "yes (Gressmann 2020)",
+                labels=("10 re-drawn", "50 re-drawn", "250 re-drawn", "SGD"),
+            ),
+            Claim(
+                "Do directions for each layer help?",
+                "in accuracy and in time (Gressmann 2020)",
+                labels=("50 fixed", "50 fixed in each layer", "50 re-drawn", "50 re-drawn in each layer"),
+            ),
+            Claim(
+                "Seconds of an epoch?",
+                "",
+                SECONDS,
+                ("SGD", "50 re-drawn", "50 re-drawn in each layer", "250 re-drawn"),
+                remarks={"class": BUSY},
+            ),
+        ),
+        {"class": RELATIVES_CLASS, "evening": RELATIVES_EVENING},
+    ),
+    "directions": Experiment(
+        "Which directions?",
+        _directions,
+        (
+            Claim(
+                "Does their distribution matter?",
+                "Gaussian ones are better than uniform and Bernoulli ones (Gressmann 2020, Table 2)",
+                remarks={
+                    "class": "It does not show, where each direction has length 1. In the paper's public code uniform "
+                    "ones are shorter: their steps are a third, which another rate makes up for."
+                },
+            ),
+        ),
+        {"class": RELATIVES_CLASS},
+    ),
+    "switch": Experiment(
+        "Can one change the method on the way?",
+        _switch,
+        (
+            Claim(
+                "Does a change of method do harm?",
+                "RBD and SGD can take turns at any point without divergence (Gressmann 2020)",
+            ),
+            Claim("How far does the accuracy fall from one epoch to the next, at most?", "", FALL),
+        ),
+        {"class": RELATIVES_CLASS},
+    ),
+    "evolution": Experiment(
+        "How far does one get with losses alone?",
+        _evolution,
+        (
+            Claim(
+                "How good after some 30,000 losses? (RBD and SGD: after 900 gradients)",
+                "the network level is close to genetic algorithms, and slower than RSO (RSO §4.2)",
+            ),
+            Claim(
+                "At equal images: after 20 epochs?",
+                "250 samples or directions, dense network on MNIST: NES 22.5 %, RBD 93.9 %, SGD 98.27 % "
+                "(Gressmann 2020, Table 1)",
+                _accuracy_after(20),
+                ("NES", "RBD", "SGD"),
+                remarks={"class": "NES has then made three updates, RBD and SGD 880 each."},
+            ),
+            Claim(
+                "At equal updates: after 44, an epoch of RBD and SGD?",
+                "",
+                _accuracy_at(44),
+                ("NES", "RBD", "SGD"),
+            ),
+        ),
+        {"class": RELATIVES_CLASS},
+        against="evaluations",
+    ),
+    "masks": Experiment(
+        "How many weights does a network need, and who chooses them?",
+        _masks,
+        (
+            Claim(
+                "Do learned masks help?",
+                "surprisingly competitive with dense training (Lenc 2019, abstract)",
+                remarks={
+                    "class": "The fewer weights, the more there is to gain; of 10 % a random choice is nearly as good. "
+                    "A step costs one pass with a fixed mask, four with a learned one, and sixteen for the mask only."
+                },
+            ),
+            Claim(
+                "How many weights are in use at the end? (the output layer's 320 always)",
+                "sparse from the first step on (Lenc 2019, abstract)",
+                NONZERO,
+                ("dense", "10 %, scores", "5 %, scores", "2 %, scores", "10 %, mask only"),
+            ),
+        ),
+        {
+            "class": replace(RELATIVES_CLASS, sgd=_plain_sgd(15, 32, 0.05, 0.9)),
+            "evening": replace(RELATIVES_EVENING, sgd=_plain_sgd(10, 100, 0.05, 0.9)),
+        },
+    ),
 }
 
 
@@ -623,14 +836,19 @@ def _train(
         for weight in weights:
             weight.mul_(way.scale)
     start = [weight.detach().clone() for weight in weights]
-    kept: dict[str, Any] = {"checkpoint": checkpoint, "resume": checkpoint.exists()}
     run: Run = {"method": label, "seed": seed, "seconds": 0.0, "cycles": [], "failed": ""}
     try:
-        for history in histories(model, data, way.method, seed=seed, evaluator=way.evaluator, **kept):
-            cycles = [_without_layer(record) for record in history.cycles]
-            run |= {"seconds": cycles[-1]["seconds"], "cycles": cycles, "moved": moved(start, weights)}
-            run |= {"versions": history.versions, "machine": history.machine}
-            yield run, model
+        for method, folder in ((way.before, checkpoint / "before"), (way.method, checkpoint)):
+            if method is None:
+                continue
+            earlier: list[dict[str, Any]] = run["cycles"]
+            kept: dict[str, Any] = {"checkpoint": folder, "resume": any(folder.glob("*.pt"))}
+            for history in histories(model, data, method, seed=seed, evaluator=way.evaluator, **kept):
+                cycles = [*earlier, *(_following(earlier, record) for record in history.cycles)]
+                run |= {"seconds": cycles[-1]["seconds"], "cycles": cycles, "moved": moved(start, weights)}
+                run |= {"nonzero": sum(int(weight.count_nonzero()) for weight in weights)}
+                run |= {"versions": history.versions, "machine": history.machine}
+                yield run, model
     except FloatingPointError as error:  # an answer, too
         run["failed"] = str(error)
         yield run, model
@@ -653,8 +871,11 @@ def _told(run: Run) -> str:
     return f"{_accuracy(run):.2%} after {run['seconds']:.1f} s"
 
 
-def _without_layer(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in asdict(record).items() if key != "layer"}
+def _following(earlier: list[dict[str, Any]], record: Record) -> dict[str, Any]:
+    """A record as it is stored; what is counted goes on from the earlier records."""
+    stored = {key: value for key, value in asdict(record).items() if key != "layer"}
+    counted = ("cycle", "updates", "evaluations", "multiply_adds", "seconds") if earlier else ()
+    return stored | {key: earlier[-1][key] + stored[key] for key in counted}
 
 
 LATER = [("sigma_floor", 0.0)]  # settings younger than some recorded runs, which were made as with these values
@@ -670,6 +891,7 @@ def begin(name: str, size: str) -> dict[str, Any]:
             "model": way.model or of_size.model,
             "scale_of_weights": way.scale,
             "evaluator": way.evaluator,
+            **({"before": {"method": type(way.before).__name__, **asdict(way.before)}} if way.before else {}),
         }
         for label, way in experiment.ways(of_size).items()
     }

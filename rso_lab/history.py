@@ -23,7 +23,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Record:
-    """One layer sweep, or one whole cycle (`layer` None; for SGD an epoch).
+    """One layer sweep, or one whole cycle (`layer` None; for other methods than RSO an epoch).
 
     Accuracies are shares, measured after a cycle only.
     """
@@ -35,9 +35,12 @@ class Record:
     loss: float  # after a cycle: of all training images; after a sweep: mean of the chosen candidates'
     kept: dict[str, float]  # share of the proposals at which the weight was kept: "all", and by layer
     accepted: dict[str, float]  # share at which a change was accepted
-    updates: int  # how often all weights were up for a change: RSO's cycles, SGD's iterations (§4.5); like all below,
-    evaluations: int  # since the run began; three a proposal, two without the opposite direction; SGD: one an iteration
-    multiply_adds: int  # see cost.layer_costs; SGD: three forward passes an iteration
+    updates: int  # how often all weights were up for a change: RSO's cycles, others' iterations (§4.5); like all below,
+    evaluations: int  # since the run began; three a proposal, two without the opposite direction; others: passes over
+    # a mini-batch: SGD and Subspace one an iteration, ES one or two a sample, GA one a member, Masks two a pair
+    multiply_adds: (
+        int  # see cost.layer_costs; others: of a forward pass, three times with the way back, and of the noise
+    )
     seconds: float
     evaluator: str
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -58,7 +59,7 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None, aga
         shares = np.array([record.test_accuracy for record in history.cycles])
         name = f"{history.settings['method']}, {history.settings['data']}, seed {history.seed}"
         label = name if len(histories) > 1 else "the network"
-        ax.plot(places, shares, style, color=colour, markersize=4, label=label)
+        ax.plot(places, shares, style, color=colour, label=label, **_marks(history))
     if all(history.settings["data"] in NAMES for history in histories):  # all of ten classes
         ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
     ax.set(xlabel=_unit(against, histories), ylabel="test images right", ylim=(0, 1))
@@ -68,7 +69,7 @@ def accuracy(histories: History | Sequence[History], ax: Axes | None = None, aga
         _in_powers(ax)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
-    ax.legend(loc="lower right")
+    _legend(ax, histories, loc="lower right")
     return ax
 
 
@@ -90,12 +91,14 @@ def comparison(
         places = [getattr(record, against) for record in histories[0].cycles[:length]]
         shares = np.array([[record.test_accuracy for record in history.cycles[:length]] for history in histories])
         width = 1 + number // len(_STYLES)  # a fifth way has the first colour again
-        ax.plot(places, shares.mean(axis=0), style, color=colour, markersize=4, linewidth=width, label=label)
+        look = {"color": colour, "linewidth": width, **_marks(histories[0])}
+        ax.plot(places, shares.mean(axis=0), style, label=label, **look)
         ax.fill_between(places, shares.min(axis=0), shares.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     if reference is not None:
         ax.axhline(reference[1], color="black", linewidth=1, linestyle=(0, (6, 3)), label=reference[0])
     seeds = max(len(histories) for histories in runs.values())
-    unit = _unit(against, itertools.chain(*runs.values()))
+    everyone = [*itertools.chain(*runs.values())]
+    unit = _unit(against, everyone)
     ax.set(xlabel=unit, ylabel="test images right", ylim=(0, 1), title=f"mean and range over seeds: {seeds}")
     if against == "cycle":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -103,14 +106,35 @@ def comparison(
         _in_powers(ax)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
-    ax.legend(loc="best", fontsize="small")
+    _legend(ax, everyone, loc="best", fontsize="small")
     return ax
 
 
 def _unit(against: str, histories: Iterable[History]) -> str:
     """What is counted along x."""
     methods = {history.settings["method"] for history in histories}
-    return "cycle, and epoch of SGD" if against == "cycle" and methods != {"RSO"} else AXES[against]
+    others = methods - {"RSO"}
+    if against != "cycle" or not others:
+        return AXES[against]
+    if "RSO" not in methods:
+        return "epoch"
+    return f"cycle, and epoch of {'the others' if len(others) > 1 else others.pop()}"
+
+
+def _uses_gradient(history: History) -> bool:
+    return any(record.evaluator == "backpropagation" for record in history.cycles)
+
+
+def _marks(history: History) -> dict[str, Any]:
+    """At most fifty, hollow where the gradient is used."""
+    hollow = {"markerfacecolor": "white"} if _uses_gradient(history) else {}
+    return {"markersize": 4, "markevery": 1 + len(history.cycles) // 50, **hollow}
+
+
+def _legend(ax: Axes, histories: Iterable[History], **where: Any) -> None:
+    """It says what hollow marks are, where there are both kinds."""
+    both = len(set(map(_uses_gradient, histories))) == 2
+    ax.legend(title="hollow: uses the gradient" if both else None, title_fontsize="small", **where)
 
 
 def _in_powers(ax: Axes) -> None:
@@ -148,8 +172,10 @@ def learning(
     """Accuracy while networks train, by name: (how far, accuracy there)."""
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
-    for (label, (places, shares)), (colour, style) in zip(lines.items(), itertools.cycle(_STYLES), strict=False):
-        ax.plot(places, shares, style, color=colour, markersize=3, label=label)
+    looks = zip(lines.items(), itertools.cycle(_STYLES), strict=False)
+    for number, ((label, (places, shares)), (colour, style)) in enumerate(looks):
+        width = 1.5 * (1 + number // len(_STYLES))  # a fifth has the first colour again
+        ax.plot(places, shares, style, color=colour, markersize=3, linewidth=width, label=label)
     ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
     ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))

@@ -1,4 +1,4 @@
-"""What the recorded experiments say beside the paper's claims, as tables in Markdown."""
+"""What the recorded experiments say beside the papers' claims, as tables in Markdown."""
 
 import itertools
 import statistics
@@ -53,13 +53,14 @@ def _rows(folder: Path) -> list[tuple[str, Claim, str]]:
 def _on(result: dict[str, Any], ways: Ways) -> str:
     """Data and network, how long the first way of each method runs, and the machines, if there were several."""
     models = {result["settings"]["ways"][label]["model"] for label in ways}
-    lengths: dict[type, str] = {}
+    first: dict[type, str] = {}
     for way in ways.values():
-        lengths.setdefault(type(way.method), _length(way))
+        first.setdefault(type(way.method), _length(way))
+    lengths = dict.fromkeys(first.values())
     parts = [part for run in result["runs"] if run["method"] in ways for part in (run, *run.get("before", []))]
     machines = {part["machine"] for part in parts if "machine" in part}
     several = [f"{len(machines)} machines"] if len(machines) > 1 else []
-    return ", ".join([result["settings"]["data"], *(models if len(models) == 1 else ()), *lengths.values(), *several])
+    return ", ".join([result["settings"]["data"], *(models if len(models) == 1 else ()), *lengths, *several])
 
 
 def _length(way: Way) -> str:

@@ -17,7 +17,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, Field, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast, get_args, get_origin
 
 import numpy as np
@@ -36,11 +36,12 @@ CANDIDATES: tuple[Choice, ...] = get_args(Choice)  # w, w + delta, w - delta: th
 LossFunction = Callable[[Tensor, Tensor], Any]  # (outputs (B, classes), targets (B,)) -> one number
 Decide = Callable[[Tensor], Tensor]  # the three losses (3,) -> the place () of the chosen one
 Settings = TypeVar("Settings")
+BELOW_1 = math.nextafter(1, 0)
 
 
-def explained(text: str, **default: Any) -> Any:
-    """A setting and its meaning."""
-    return field(metadata={"help": text}, **default)
+def explained(text: str, *, least: float | None = None, most: float = sys.float_info.max, **default: Any) -> Any:
+    """A setting and its meaning; of a number also its range, from 1 where it is whole, else above 0, unless told."""
+    return field(metadata={"help": text, "least": least, "most": most}, **default)
 
 
 def with_meanings(kind: type[Settings]) -> type[Settings]:
@@ -77,7 +78,9 @@ class RSO:
     )
     sigma_scale: float = explained("sigma in the first cycle, in units of sigma_d (§4.1)", default=1.0)
     # For layers that begin with zeros: best of 0.1 to 3 on held-out training images is 1, results/sigma_floor.json.
-    sigma_floor: float = explained("sigma_d is at least so many times sqrt(2 / inputs of a neuron)", default=0.0)
+    sigma_floor: float = explained(
+        "sigma_d is at least so many times sqrt(2 / inputs of a neuron)", least=0, default=0.0
+    )
     sigma_end: float = explained("sigma in the last cycle, as a share of the first's (§4.1)", default=0.1)
     batch_every: Literal["weight", "neuron", "layer"] = explained(
         "how long a mini-batch is held (paper: weight); above the weight level, always one proposal", default="weight"
@@ -85,7 +88,7 @@ class RSO:
     batch_growth: float = explained("each cycle's mini-batches have so many times the images of the last", default=1.0)
     opposite: bool = explained("try w - delta too (§3)", default=True)
     weight_decay: float = explained(
-        "times |W|^2 / 2 of convolutions and linear layers, added to the losses (§4.4)", default=0.0
+        "times |W|^2 / 2 of convolutions and linear layers, added to the losses (§4.4)", least=0, default=0.0
     )
     batch_norm: bool = explained("search gamma and beta of the batch norms too (§4.1)", default=True)
     # The paper is silent on it. Best of 0.03 to 3 on held-out training images: results/batch_norm_sigma.json.
@@ -93,23 +96,39 @@ class RSO:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        as_python(self)
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if get_origin(setting.type) is Literal:
-                allowed, fits = " or ".join(map(repr, get_args(setting.type))), value in get_args(setting.type)
-            elif setting.type is int:
-                allowed, fits = "a whole number, at least 1", is_whole(value) and value >= 1
-            elif setting.type is bool:
-                allowed, fits = "True or False", isinstance(value, bool)
-            else:
-                least = 0 if setting.name in ("weight_decay", "sigma_floor") else math.ulp(0)
-                allowed = "a finite number, " + ("0 or more" if least == 0 else "more than 0")
-                fits = is_number(value) and least <= value <= sys.float_info.max
-            if not fits:
-                raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
+        refuse_what_cannot_be(self)
         if self.parallel is not None and self.level != "weight":
             raise ValueError(f"parallel is {self.parallel!r}: expected None at the level {self.level!r}")
+
+
+def refuse_what_cannot_be(settings: Any) -> None:
+    """Raise ValueError for a setting that is not of its type or in its range: name, value and what is allowed."""
+    as_python(settings)
+    for setting in fields(settings):
+        value, kind, least, most = getattr(settings, setting.name), setting.type, *_range(setting)
+        if get_origin(kind) is Literal:
+            allowed, fits = " or ".join(map(repr, get_args(kind))), value in get_args(kind)
+        elif kind is bool:
+            allowed, fits = "True or False", isinstance(value, bool)
+        elif kind is int:
+            allowed, fits = f"a whole number, at least {least}", is_whole(value) and value >= least
+        elif kind is float or kind == float | None:
+            above = "0 or more" if least == 0 else "more than 0"
+            allowed = f"a finite number, {above}" if most > 1 else f"a number, {above}, at most 1"
+            allowed = "a number from 0 to below 1" if most < 1 else allowed
+            fits = is_number(value) and least <= value <= most
+            if kind is not float:
+                allowed, fits = f"None or {allowed}", fits or value is None
+        else:  # the class judges it
+            continue
+        if not fits:
+            raise ValueError(f"{setting.name} is {value!r}: expected {allowed}")
+
+
+def _range(setting: Field) -> tuple[float, float]:
+    """The least and the most that a number may be."""
+    least, most = setting.metadata["least"], setting.metadata["most"]
+    return (1 if setting.type is int else math.ulp(0)) if least is None else least, most
 
 
 def as_python(settings: Any) -> None:

@@ -19,8 +19,9 @@ from torch.nn.modules.conv import _ConvNd
 from tqdm.auto import tqdm
 
 from rso_lab.checkpoint import Checkpoints, State, identify
-from rso_lab.cost import StepCosts, descent_cost
+from rso_lab.cost import StepCosts, forward_cost
 from rso_lab.data import Data, usable_device
+from rso_lab.descent import Stepper, Task, batches_of, descend
 from rso_lab.fused import kernels
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
@@ -28,6 +29,7 @@ from rso_lab.incremental import IncrementalEvaluator
 from rso_lab.on_device import OnDeviceEvaluator
 from rso_lab.parallel import layer_search
 from rso_lab.ranks import ALONE, Ranks
+from rso_lab.relatives import ES, GA, ESStepper, GAStepper, Masks, MasksStepper, Subspace, SubspaceStepper
 from rso_lab.rso import (
     CANDIDATES,
     RSO,
@@ -43,7 +45,17 @@ from rso_lab.rso import (
     search_cycle,
     searched_layers,
 )
-from rso_lab.sgd import SGD, batches_of, descend, schedule_of
+from rso_lab.sgd import SGD, SGDStepper
+
+Descent = SGD | Subspace | ES | GA | Masks  # what trains by steps of one mini-batch each
+Method = RSO | Descent
+STEPPERS: dict[type, Callable[[Any, Task], Stepper]] = {
+    SGD: SGDStepper,
+    Subspace: SubspaceStepper,
+    ES: ESStepper,
+    GA: GAStepper,
+    Masks: MasksStepper,
+}
 
 
 def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
@@ -51,6 +63,8 @@ def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks)
     compiled = data.x_train.device.type == "cpu" and kernels is not None
     return (IncrementalEvaluator if compiled else OnDeviceEvaluator)(network, data, loss, ranks)
 
+
+SEEDS = 2**32  # that there are: torch's generator on the CPU keeps 32 bits of a seed
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "auto": _incremental,
@@ -63,7 +77,7 @@ EVALUATORS: dict[str, Callable[..., Evaluator]] = {
 def fit(
     model: nn.Module,
     data: Data,
-    method: RSO | SGD,
+    method: Method,
     *,
     seed: int,
     evaluator: str = "auto",
@@ -77,19 +91,25 @@ def fit(
 
     RSO measures sigma_d on the weights that it comes with: `models.he_init_` gives them the paper's spread.
 
+    `seed` is below 2**32: torch's generator on the CPU keeps no more of it. Methods with noise have another generator
+    for it, so that all methods but RSO see the same mini-batches at the same seed.
+
     `evaluator` is "plain", "cached", "incremental" or "auto", the fastest on the device; it is RSO's. `device` is where
     the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for
-    RSO differentiable or not; a loss of your own may take outputs (B, 1) or (B,), the logit of class 1 of two.
+    RSO, ES and GA differentiable or not; a loss of your own may take outputs (B, 1) or (B,), the logit of class 1 of
+    two.
 
     Then the model is in eval mode and its batch norms hold the training set's statistics, also after an interrupt or an
     error. A frozen one (it comes in eval mode, its gamma and beta with requires_grad=False) keeps what it has.
 
-    `checkpoint` is a folder in which the state is kept after layer sweeps, for SGD after epochs. With `resume`, the run
-    goes on from there, whatever the model's weights are, and ends in the weights that it would have reached undisturbed
-    (with another number of ranks that share each mini-batch: up to rounding).
+    `checkpoint` is a folder in which the state is kept after layer sweeps, for other methods than RSO after epochs.
+    With `resume`, the run goes on from there, whatever the model's weights are, and ends in the weights that it would
+    have reached undisturbed (with another number of ranks that share each mini-batch: up to rounding).
 
     `ranks`: the processes that share the search, from `ranks.joined()`. With a `parallel` setting each searches a part
-    of a convolution's weights, otherwise each has a part of every mini-batch; rank 0 shows progress and writes.
+    of a convolution's weights, otherwise each has a part of every mini-batch. Of Subspace each has a part of the
+    directions, of ES and GA one of the members: the weights are one process's, bit for bit. Rank 0 shows progress and
+    writes.
 
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn, and for checkpoints of
     another run; FloatingPointError when the loss is not finite; RanksError when another rank has ended.
@@ -126,13 +146,13 @@ def _undisturbed(events: Iterator[Any], job: "_Job") -> Iterator[Any]:
             _refuse_autocast(job.method, job.data)
 
 
-def _refuse_autocast(method: RSO | SGD, data: Data) -> None:
+def _refuse_autocast(method: Method, data: Data) -> None:
     if isinstance(method, RSO) and torch.is_autocast_enabled(data.x_train.device.type):
         raise ValueError("torch.autocast is on: RSO compares losses that its rounding would change; leave it for RSO")
 
 
-def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options: Any) -> Iterator[Record]:
-    """Train, and yield a record after each layer sweep and each cycle; for SGD, after each epoch.
+def run(model: nn.Module, data: Data, method: Method, *, seed: int, **options: Any) -> Iterator[Record]:
+    """Train, and yield a record after each layer sweep and each cycle; for other methods than RSO, after each epoch.
 
     Options and errors as for `fit`; a run that is resumed yields what comes after the checkpoint.
     """
@@ -141,7 +161,7 @@ def run(model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, **options
 
 
 def histories(
-    model: nn.Module, data: Data, method: RSO | SGD, *, seed: int, command: str = "", **options: Any
+    model: nn.Module, data: Data, method: Method, *, seed: int, command: str = "", **options: Any
 ) -> Iterator[History]:
     """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
     job = _prepare(model, data, method, seed, **options)
@@ -152,7 +172,7 @@ def histories(
 class _Progress:
     """How far a run is."""
 
-    cycle: int = 1  # that is under way; for SGD the epoch
+    cycle: int = 1  # that is under way; but for RSO the epoch
     sweeps: int = 0  # that are done of this cycle; RSO's
     choices: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))  # of these sweeps
     evaluations: int = 0
@@ -168,12 +188,12 @@ class _Job:
     network: Network
     sigmas: dict[str, float]  # sigma_d of each parameter, as the model came; RSO's
     data: Data
-    method: RSO | SGD
+    method: Method
     seed: int
     evaluator: Evaluator | None  # RSO's
     generator: torch.Generator
     loss: LossFunction
-    descent: dict[str, Any] = field(default_factory=dict)  # "optimizer" and "schedule"; SGD's
+    stepper: Stepper | None = None  # the other methods'
     checkpoints: Checkpoints | None = None
     ranks: Ranks = ALONE
     progress: _Progress = field(default_factory=_Progress)
@@ -192,14 +212,24 @@ class _Job:
             "train_images": len(self.data.x_train),
             "test_images": len(self.data.x_test),
             "parameters": parameters,
-            "evaluator": self.evaluator.name if self.evaluator else "backpropagation",
+            "evaluator": self.computed_by,
             "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
         }
 
+    @property
+    def computed_by(self) -> str:
+        """What gives the losses: RSO's evaluator, or how the others come by their step."""
+        if isinstance(self.method, RSO):
+            assert self.evaluator is not None
+            return self.evaluator.name
+        return "backpropagation" if self.method.uses_gradient else "forward passes"
+
     def keep_checkpoint(self) -> None:
         """This is a point at which the run can be resumed."""
-        if self.checkpoints and self.ranks.rank == 0:
-            self.checkpoints.keep(self.state(self.checkpoints.identity))
+        if self.checkpoints:
+            state = self.state(self.checkpoints.identity)  # which ranks may have to put together
+            if self.ranks.rank == 0:
+                self.checkpoints.keep(state)
 
     def state(self, identity: dict[str, Any]) -> State:
         """All that the run goes on from."""
@@ -209,7 +239,7 @@ class _Job:
             weights={name: value.detach().clone() for name, value in self.network.module.state_dict().items()},
             stale=sorted(self.network.stale),
             sigmas=self.sigmas,
-            descent={name: copy.deepcopy(part.state_dict()) for name, part in self.descent.items()},
+            descent=copy.deepcopy(self.stepper.state_dict()) if self.stepper else {},
             generator=self.generator.get_state(),
             cycle=progress.cycle,
             sweeps=progress.sweeps,
@@ -226,8 +256,8 @@ class _Job:
         self.network.stale.clear()
         self.network.stale |= set(state.stale)
         self.sigmas.update(state.sigmas)
-        for name, part in self.descent.items():
-            part.load_state_dict(state.descent[name])
+        if self.stepper:
+            self.stepper.load_state_dict(state.descent)
         self.generator.set_state(state.generator)
         progress = self.progress
         progress.cycle, progress.sweeps = state.cycle, state.sweeps
@@ -240,7 +270,7 @@ class _Job:
 def _prepare(
     model: nn.Module,
     data: Data,
-    method: RSO | SGD,
+    method: Method,
     seed: int,
     evaluator: str = "auto",
     device: str | torch.device | None = None,
@@ -251,17 +281,18 @@ def _prepare(
 ) -> _Job:
     if not isinstance(data, Data):
         raise TypeError(f"data is a {type(data).__name__}: expected rso_lab.Data, from load or Data.from_arrays")
-    if not isinstance(method, RSO | SGD):
+    if not isinstance(method, Method):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
     seed = seed.item() if isinstance(seed, np.integer) else seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {2**63 - 1}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
     if isinstance(loss, type):
         raise TypeError(f"loss is the class {loss.__name__}: pass an instance of it, {loss.__name__}()")
     if evaluator not in tuple(EVALUATORS):
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
-    if isinstance(method, SGD) and evaluator != "auto":
-        raise ValueError(f"evaluator is {evaluator!r}: expected 'auto' for SGD, which has none")
+    kind = type(method).__name__
+    if not isinstance(method, RSO) and evaluator != "auto":
+        raise ValueError(f"evaluator is {evaluator!r}: expected 'auto' for {kind}, which has none")
     if resume and checkpoint is None:
         raise ValueError("resume is True without a checkpoint: name the folder that it is in")
     largest: float = method.batch_size
@@ -296,34 +327,44 @@ def _prepare(
         raise ValueError(
             f"the outputs, from layer {last!r}, have shape {tuple(outputs.shape)}: expected (B, {data.classes})"
         )
+    slopes = not isinstance(method, RSO) and method.uses_gradient
     try:
-        with torch.set_grad_enabled(isinstance(method, SGD)):
-            number = loss(outputs.requires_grad_(isinstance(method, SGD)), data.y_train[:2])
+        with torch.set_grad_enabled(slopes):
+            number = loss(outputs.requires_grad_(slopes), data.y_train[:2])
         as_loss(number, outputs.device)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         what = f"outputs of shape {tuple(outputs.shape)} and whole numbers as targets"
         raise ValueError(
             f"loss(outputs, targets) must give one number for a mini-batch, of {what} ({error})"
         ) from error
+    if slopes and not getattr(number, "requires_grad", False):
+        raise ValueError(
+            f"loss(outputs, targets) gives a number without a gradient: {kind} needs one, ES and RSO do not"
+        )
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(method, SGD):
-        if not getattr(number, "requires_grad", False):
-            raise ValueError("loss(outputs, targets) gives a number without a gradient: SGD needs one, RSO does not")
-        optimizer, schedule = schedule_of(model, method, batches_of(data, method))
-        descent = {"optimizer": optimizer, "schedule": schedule}
-        job = _Job(network, {}, data, method, seed, None, generator, loss, descent)
-    else:
+    given = [*model.state_dict().values(), data.x_train, data.y_train]
+    if isinstance(method, RSO):
         sigmas = initial_sigmas(network, method)
         of_batch = ALONE if method.parallel else ranks  # who shares each mini-batch
         made = EVALUATORS[evaluator](network, data, loss, of_batch)
         job = _Job(network, sigmas, data, method, seed, made, generator, loss, ranks=ranks)
-        given = [*model.state_dict().values(), data.x_train, data.y_train]
-        ranks.refuse_to_disagree(given, "network, data or settings", (seed, method, made.name))
+    else:
+        stepper = stepper_for(method, network, data, seed, loss, ranks)
+        job = _Job(network, {}, data, method, seed, None, generator, loss, stepper, ranks=ranks)
+    ranks.refuse_to_disagree(given, "network, data or settings", (seed, method, job.computed_by))
     if checkpoint is None:
         return job
     checkpoints = Checkpoints(checkpoint, identify(job.settings, seed, model, data))
     _resume(job, checkpoints, resume)
     return replace(job, checkpoints=checkpoints)
+
+
+def stepper_for(
+    method: Descent, network: Network, data: Data, seed: int, loss: LossFunction, ranks: Ranks = ALONE
+) -> Stepper:
+    """The method, ready to train the network. Raises ValueError for what it cannot train."""
+    forward = forward_cost(network, data.x_train) * method.batch_size
+    return STEPPERS[type(method)](method, Task(network, loss, seed, batches_of(data, method), forward, ranks))
 
 
 def _refuse_undecayable(model: nn.Module) -> None:
@@ -332,13 +373,15 @@ def _refuse_undecayable(model: nn.Module) -> None:
             raise ValueError(f"weight_decay is not 0, and {name!r} computes its weight from others (pruning, say)")
 
 
-def _refuse_unshareable(method: RSO | SGD, data: Data, loss: LossFunction, ranks: Ranks) -> None:
+def _refuse_unshareable(method: Method, data: Data, loss: LossFunction, ranks: Ranks) -> None:
     """Raise ValueError for what cannot be shared between ranks."""
-    if isinstance(method, SGD):
-        raise ValueError("SGD runs in one process: start it without torchrun")
+    if isinstance(method, SGD | Masks):
+        raise ValueError(f"{type(method).__name__} runs in one process: start it without torchrun")
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.count)), torch.cuda.device_count()
     if data.x_train.device.type == "cuda" and here > gpus:
         raise ValueError(f"{here} ranks on this machine, and {gpus} GPU: NCCL wants one for each")
+    if not isinstance(method, RSO):
+        return
     smallest = min(batch_size_in(cycle, method) for cycle in (1, method.cycles))
     if method.parallel is None and smallest < ranks.count:
         raise ValueError(f"batch_size is {smallest}: expected at least {ranks.count}, an image for each rank")
@@ -377,39 +420,41 @@ def _read_state(checkpoints: Checkpoints) -> tuple[State | None, list[str], str]
 def _events(job: _Job) -> Iterator[Step | Record]:
     """Every step; after a layer sweep and after a cycle, its record."""
     try:
-        if isinstance(job.method, SGD):
-            yield from _epochs(job, job.method)
-        else:
+        if isinstance(job.method, RSO):
             while job.progress.cycle <= job.method.cycles:
                 yield from _cycle(job, job.method)
+        else:
+            yield from _epochs(job, job.method)
     finally:
         if job.checkpoints and job.ranks.rank == 0:
             job.checkpoints.write()
 
 
-def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
+def _epochs(job: _Job, method: Descent) -> Iterator[Record]:
     """What is left of the epochs."""
-    progress = job.progress
+    assert job.stepper is not None
+    stepper, progress, network = job.stepper, job.progress, job.network
     begun = time.perf_counter() - progress.seconds
     batches = batches_of(job.data, method)
-    cost = descent_cost(job.network, job.data.x_train, method.batch_size)
     try:
-        for iterations in descend(job.network, job.data, method, job.generator, job.loss, **job.descent):
-            if iterations % batches:
+        for steps_made in descend(network, job.data, method, stepper, job.generator, progress.cycle - 1):
+            if steps_made % batches:
                 continue
-            job.network.stale = set(job.network.batch_norms)
-            job.network.refresh_statistics(job.data.x_train)
+            network.stale = set(network.batch_norms)
+            network.refresh_statistics(job.data.x_train)
+            weights = list(network.module.parameters())
+            job.ranks.refuse_to_disagree(weights, f"the weights after epoch {progress.cycle}")
             ended = Record(
                 cycle=progress.cycle,
                 layer=None,
                 **_measured(job),
                 kept={},
                 accepted={},
-                updates=iterations,
-                evaluations=iterations,
-                multiply_adds=cost * iterations,
+                updates=steps_made // stepper.period,
+                evaluations=steps_made * stepper.evaluations,
+                multiply_adds=steps_made * stepper.multiply_adds,
                 seconds=time.perf_counter() - begun,
-                evaluator="backpropagation",
+                evaluator=job.computed_by,
             )
             progress.records.append(ended)
             progress.cycle, progress.seconds = progress.cycle + 1, ended.seconds
@@ -418,8 +463,8 @@ def _epochs(job: _Job, method: SGD) -> Iterator[Record]:
             yield ended
             begun = time.perf_counter() - progress.seconds  # what was done with the record is no part of it
     finally:
-        job.network.stale = set(job.network.batch_norms)
-        job.network.refresh_statistics(job.data.x_train)
+        network.stale = set(network.batch_norms)
+        network.refresh_statistics(job.data.x_train)
 
 
 def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
@@ -522,7 +567,8 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
         at_each = 3 if method.opposite else 2
         total = at_each * settings["parameters"] * method.cycles
     else:
-        total = method.epochs * batches_of(job.data, method)
+        assert job.stepper is not None
+        total = method.epochs * batches_of(job.data, method) * job.stepper.evaluations
     here = machine(job.data.x_train.device) + (f", ranks: {job.ranks.count}" if job.ranks.count > 1 else "")
     history = History(settings, job.seed, versions(), here, command)
     history.cycles += job.progress.records
@@ -544,7 +590,7 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
                 bar.set_description(f"cycle {event.cycle}/{method.cycles} {event.layer or ''}", refresh=False)
                 bar.update(at_each)
                 continue
-            if isinstance(method, SGD):
+            if not isinstance(method, RSO):
                 bar.update(event.evaluations - bar.n)
             latest["loss"] = f"{event.loss:.3f}"
             if event.layer is None:

@@ -93,3 +93,31 @@ def losses(model, data, step, weight_decay=0.0, opposite=True, whole_batch=False
         for key, value in before.items():
             parameters[key].copy_(value)
     return results
+
+
+def losses_of(model, batches):
+    """For each mini-batch a function from a vector of weights to its loss."""
+
+    def at(batch):
+        def loss(weights):
+            torch.nn.utils.vector_to_parameters(weights, model.parameters())
+            with torch.no_grad():
+                return F.cross_entropy(model(batch[0]), batch[1]).item()
+
+        return loss
+
+    return [at(batch) for batch in batches]
+
+
+def genetic(start, losses, population, parents, sigma, generator):
+    """The elite of a genetic algorithm after a generation for each of `losses`; fewer than 64 children each."""
+    best = [start]
+    for loss in losses:
+        chosen = torch.randint(len(best), (population - 1,), generator=generator).tolist()
+        seed = int(torch.randint(2**32, (), generator=generator))
+        noise = torch.randn(
+            population - 1, len(start), generator=torch.Generator().manual_seed(seed), dtype=start.dtype
+        )
+        children = [best[parent] + sigma * noise[i] for i, parent in enumerate(chosen)]
+        best = sorted([best[0], *children], key=loss)[:parents]
+    return best[0]

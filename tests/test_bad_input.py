@@ -141,7 +141,7 @@ ARGUMENTS = {
     "no evaluator": ({"evaluator": None}, ValueError, "evaluator is None: expected 'auto'"),
     **{
         f"seed {seed!r}": ({"seed": seed}, ValueError, f"seed is {seed!r}: expected a whole number")
-        for seed in (-1, 1.0, True, None, "0", 2**63)
+        for seed in (-1, 1.0, True, None, "0", 2**32, 2**63)
     },
     "another device": ({"device": "toaster"}, ValueError, "device is 'toaster': expected 'cpu' or 'cuda'"),
     "a loss for each image": ({"loss": vector}, ValueError, "must give one number for a mini-batch"),

@@ -93,6 +93,7 @@ def another_value(setting):
         return not setting.default, [flag.replace("--", "--no-") if setting.default else flag]
     else:
         value = 2 if setting.default is MISSING else (setting.default or 1.0) / 4
+        value = max(2, int(value)) if setting.type is int else value
     return value, [flag, str(value)]
 
 
@@ -104,6 +105,25 @@ def test_every_setting_is_a_flag_that_reaches_the_run(setting, tmp_path):
     given = {"cycles": 1, "batch_size": 5, setting.name: value}
     expected = {field.name: given.get(field.name, field.default) for field in fields(rso.RSO)}
     assert {name: settings[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("kind", [rso.SGD, rso.Subspace, rso.ES, rso.GA, rso.Masks])
+def test_every_setting_of_the_other_methods_is_a_flag_that_reaches_the_run(kind, tmp_path, capsys):
+    method = kind.__name__.lower()
+    given = {"epochs": (1, ["--epochs", "1"]), "batch_size": (700, ["--batch-size", "700"])}
+    given |= {"drops": ([0.5, 0.625], ["--drops", "0.5", "0.625"]), "mask_rate": (0.5, ["--mask-rate", "0.5"])}
+    expected, flags = {}, []
+    for setting in fields(kind):
+        expected[setting.name], flag = given.get(setting.name) or another_value(setting)
+        flags += flag
+    assert main(["train", "--method", method, *flags, "--out", "run.json"]) == 0
+    assert "epoch 1: test accuracy" in capsys.readouterr().out
+    settings = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["settings"]
+    assert {name: settings[name] for name in ("method", *expected)} == {"method": kind.__name__, **expected}
+    assert main(["train", "--method", method, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"\n  --{setting.name.replace('_', '-')}[ ,\n]", text) for setting in fields(kind))
+    assert "\n  --cycles" not in text
 
 
 def test_help_is_in_groups_most_used_first(capsys):
@@ -128,6 +148,10 @@ WRONG_USE = [
     (["data", "imagenet"], "imagenet"),
     (["train", "--dataset", "imagenet"], "imagenet"),
     (["train", "--model", "resnet"], "resnet"),
+    (["train", "--method", "magic"], "magic"),
+    (["train", "--method", "ga", "--parents", "1"], "parents is 1"),
+    (["train", "--method", "sgd", "--level", "layer"], "--level"),
+    (["train", "--method", "es", "--evaluator", "plain"], "evaluator is 'plain'"),
     (["train", "--evaluator", "oracle"], "oracle"),
     (["train", "--device", "toaster"], "toaster"),
     (["train", "--learning-rate", "1"], "--learning-rate"),

@@ -10,7 +10,20 @@ import torch
 
 import rso_lab as rso
 from rso_lab.__main__ import main
-from rso_lab.experiments import BATCH_SIZES, EXPERIMENTS, Size, _of, begin, best, held_out, moved, perform, read
+from rso_lab.experiments import (
+    EXPERIMENTS,
+    FALL,
+    Size,
+    Way,
+    _of,
+    _put,
+    begin,
+    best,
+    held_out,
+    moved,
+    perform,
+    read,
+)
 from rso_lab.report import report
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -45,11 +58,9 @@ def test_the_ways_differ_in_what_they_say_only(name, size):
         assert len(changed - {"cycles"}) <= 1
         assert changed
         assert replace(other, method=default.method) == default
-    of_other_sizes = (
-        {f"batch {number}" for sizes in BATCH_SIZES.values() for number in sizes} if name == "batch" else set()
-    )
+    of_any_size = {label for other in experiment.sizes.values() for label in experiment.ways(other)}
     for claim in experiment.claims:
-        assert set(claim.labels) <= set(ways) | of_other_sizes
+        assert set(claim.labels) <= of_any_size
     assert len({json.dumps(settings) for settings in begin(name, size)["settings"]["ways"].values()}) == len(ways)
 
 
@@ -82,6 +93,26 @@ def test_how_far_weights_moved():
     assert moved([torch.tensor([3.0]), torch.tensor([[4.0]])], [torch.tensor([3.0]), torch.tensor([[5.0]])]) == 0.2
 
 
+def test_how_far_the_accuracy_falls_at_most():
+    def after(*accuracies):
+        return FALL.of({"cycles": [{"test_accuracy": accuracy} for accuracy in accuracies]})
+
+    assert after(0.5, 0.75, 0.5, 1.0) == 0.25
+    assert after(0.5, 0.75) == 0
+    assert after(0.5) == 0
+
+
+def test_how_many_weights_are_not_zero(tiny, tmp_path, monkeypatch):
+    def ways(size):
+        return {"a tenth": Way(rso.Masks(1, 100, 0.1, density=0.1, mask_rate=0.0))}
+
+    monkeypatch.setitem(EXPERIMENTS, "order", replace(EXPERIMENTS["order"], ways=ways))
+    list(perform("order", "class", 1, tmp_path))
+    (run,) = read(tmp_path / "order_class.json")["runs"]
+    model = rso.models.build("one_conv", rso.load("digits"), seed=0)
+    assert run["nonzero"] == round(0.1 * model.conv1.weight.numel()) + model.fc.weight.numel()
+
+
 def test_the_scale_of_the_first_weights(tiny, tmp_path):
     list(perform("initialisation", "class", 1, tmp_path))
     runs = {run["method"]: run for run in read(tmp_path / "initialisation_class.json")["runs"]}
@@ -112,8 +143,6 @@ def test_it_goes_on_where_it_was_interrupted(tiny, tmp_path, monkeypatch):
         if cycles == 3:
             raise KeyboardInterrupt
 
-    from rso_lab.experiments import _put
-
     with monkeypatch.context() as patch:
         patch.setattr("rso_lab.experiments._put", put)
         with pytest.raises(KeyboardInterrupt):
@@ -132,6 +161,63 @@ def test_it_goes_on_where_it_was_interrupted(tiny, tmp_path, monkeypatch):
     assert without_times(runs) == without_times(expected)
     assert list((folder / "checkpoints").iterdir()) == []
     assert list(perform("parallel", "class", 1, folder)) == []
+
+
+@pytest.fixture
+def two_methods(tiny, monkeypatch):
+    """An experiment whose one way trains by a method, then by another."""
+
+    def ways(size):
+        return {"both": Way(size.sgd, before=rso.Subspace(2, 100, 1.0, dimensions=5))}
+
+    monkeypatch.setitem(EXPERIMENTS, "order", replace(EXPERIMENTS["order"], ways=ways))
+    return ways(TINY)["both"]
+
+
+COUNTED = ("updates", "evaluations", "multiply_adds")
+
+
+def test_one_method_goes_on_where_another_ended(two_methods, tmp_path):
+    list(perform("order", "class", 1, tmp_path))
+    result = read(tmp_path / "order_class.json")
+    (run,) = result["runs"]
+    data = rso.load("digits")
+    model = rso.models.build("one_conv", data, seed=0)
+    first, second = (rso.fit(model, data, method, seed=0) for method in (two_methods.before, two_methods.method))
+    records = [*first.cycles, *second.cycles]
+    assert [cycle["test_accuracy"] for cycle in run["cycles"]] == [record.test_accuracy for record in records]
+    assert [cycle["cycle"] for cycle in run["cycles"]] == [1, 2, 3, 4]
+    for key in COUNTED:
+        assert run["cycles"][-1][key] == getattr(first.cycles[-1], key) + getattr(second.cycles[-1], key)
+    assert run["seconds"] == run["cycles"][-1]["seconds"] > run["cycles"][1]["seconds"]
+    assert result["settings"]["ways"]["both"]["before"]["dimensions"] == 5
+    assert list(perform("order", "class", 1, tmp_path)) == []
+
+
+@pytest.mark.parametrize("cycles", [1, 2, 3])
+def test_it_goes_on_in_the_method_that_was_interrupted(two_methods, tmp_path, monkeypatch, cycles):
+    folders = tmp_path / "whole", tmp_path / "cut"
+    for folder in folders:
+        folder.mkdir()
+    list(perform("order", "class", 1, folders[0]))
+    puts = []
+
+    def put(*arguments):
+        _put(*arguments)
+        puts.append(arguments)
+        if len(puts) == cycles:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rso_lab.experiments._put", put)
+        with pytest.raises(KeyboardInterrupt):
+            list(perform("order", "class", 1, folders[1]))
+    list(perform("order", "class", 1, folders[1]))
+    whole, cut = (read(folder / "order_class.json")["runs"][0] for folder in folders)
+    assert len(cut["cycles"]) == 4
+    for before, after in zip(whole["cycles"], cut["cycles"], strict=True):
+        assert {**after, "seconds": 0} == {**before, "seconds": 0}
+    assert list((folders[1] / "checkpoints").iterdir()) == []
 
 
 def cut_off_after_a_cycle(folder):

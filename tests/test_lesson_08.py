@@ -82,6 +82,31 @@ def test_the_switch_changes_the_axis_and_nothing_else(over):
     assert len(pictures) == len(AXES)
 
 
+def test_who_waits_takes_part_when_it_is_ticked(digits):
+    methods = {
+        "SGD": rso.SGD(2, 50, 0.1, warm_up=1),
+        "ES": rso.ES(1, 100, 0.01, samples=2),
+        "RBD": rso.Subspace(1, 50, 1.0, dimensions=5),
+    }
+    model = rso.models.build("one_conv", digits)
+    race = widgets.Race(model, digits, methods, waiting=("ES", "RBD"))
+    assert list(race.running) == ["SGD"]
+    race.taking_part["ES"].value = True
+    race.finish()
+    batches = len(held_out(digits).x_train) // 100
+    assert [search.evaluations for search in race.searches.values()] == [2 * (2 * batches), 4 * batches, 0]
+    fitted = copy.deepcopy(model)
+    rso.fit(fitted, held_out(digits), methods["ES"], seed=0)
+    for one, two in zip(race.searches["ES"].model.parameters(), fitted.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_fifth_line_does_not_look_like_the_first():
+    ax = plots.learning({str(number): ([0, 1], [0, 1]) for number in range(5)}, None, "")
+    looks = [(line.get_color(), line.get_linestyle(), line.get_linewidth()) for line in ax.lines]
+    assert len(set(looks)) == len(looks)
+
+
 def test_a_method_can_be_left_out_before_the_start(race):
     race.taking_part["network"].value = False
     race.taking_part["held"].value = False

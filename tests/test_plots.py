@@ -29,6 +29,34 @@ def test_accuracy_against_each_axis(histories, against):
     assert plots.AXES[against] in ax.get_xlabel() or ax.get_xlabel() == "cycle, and epoch of SGD"
 
 
+def test_a_figure_says_who_has_epochs_and_who_uses_the_gradient(histories):
+    searched, descended = histories
+    evolved = replace(
+        descended,
+        settings={**descended.settings, "method": "ES"},
+        cycles=[replace(record, evaluator="forward passes") for record in descended.cycles],
+    )
+    several = {
+        "cycle, and epoch of SGD": (searched, descended),
+        "cycle, and epoch of the others": (searched, descended, evolved),
+        "epoch": (descended, evolved),
+        plots.AXES["cycle"]: (searched,),
+    }
+    for label, some in several.items():
+        for ax in (plots.accuracy(some), plots.comparison({str(place): [run] for place, run in enumerate(some)})):
+            assert ax.get_xlabel() == label
+            for line, history in zip(ax.lines, some, strict=False):
+                assert (line.get_markerfacecolor() == "white") == (history is descended)
+            said = ax.get_legend().get_title().get_text()
+            assert said == ("hollow: uses the gradient" if descended in some else "")
+
+
+def test_a_long_run_has_at_most_fifty_marks(histories):
+    history = histories[0]
+    long = replace(history, cycles=[replace(history.cycles[0], cycle=number) for number in range(682)])
+    assert 682 / plots.accuracy(long).lines[0].get_markevery() <= 52
+
+
 def test_an_axis_that_is_not_there_is_refused(histories):
     with pytest.raises(ValueError, match="against is 'days': expected 'cycle' or "):
         plots.accuracy(histories, against="days")

@@ -124,7 +124,7 @@ def test_what_sgd_cannot_do_is_said(digits):
     model, method = rso.models.build("one_conv", digits), rso.SGD(1, 20, 0.1, warm_up=0)
     with pytest.raises(ValueError, match="expected 'auto' for SGD"):
         rso.fit(model, digits, method, seed=0, evaluator="plain")
-    with pytest.raises(ValueError, match="SGD needs one, RSO does not"):
+    with pytest.raises(ValueError, match="SGD needs one, ES and RSO do not"):
         rso.fit(model, digits, method, seed=0, loss=lambda outputs, y: (outputs.argmax(1) != y).double().mean())
     with pytest.raises(TypeError, match="expected settings such as"):
         rso.steps(model, digits, method, seed=0)

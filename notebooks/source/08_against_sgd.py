@@ -47,6 +47,9 @@ data = rso.load("digits")
 # 2. Wait until it is over, or press Stop after a while. Now count *evaluations of the loss*: choose it on the left. Who is ahead?
 # 3. Go through the other two, multiply-adds and seconds. (With **Reset** and Start you can also run the race that way. A tick
 #    taken away before the start leaves a method out.)
+# 4. Have you time left? Two more wait, without a tick. An *evolution strategy* (ES) looks at the losses of 50 networks around
+#    the present one, and goes where the better ones lie. *Random bases descent* (RBD) sees of SGD's slopes only what lies along 50
+#    random directions, new ones for each step. Press Reset, tick them, and start.
 
 # %%
 model = rso.models.build("one_conv", data)
@@ -54,8 +57,10 @@ methods = {
     "RSO": rso.RSO(cycles=3, batch_size=250),
     "RSO, network level": rso.RSO(cycles=3, batch_size=250, level="network"),
     "SGD": rso.SGD(epochs=20, batch_size=50, learning_rate=0.1),
+    "ES": rso.ES(epochs=10, batch_size=100, learning_rate=0.03),
+    "RBD": rso.Subspace(epochs=20, batch_size=50, learning_rate=1.0, dimensions=50),
 }
-race = rso.widgets.Race(model, data, methods, against="updates")
+race = rso.widgets.Race(model, data, methods, against="updates", waiting=("ES", "RBD"))
 race
 
 # %% [markdown]

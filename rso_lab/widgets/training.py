@@ -5,7 +5,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from typing import Any, cast
 
 import ipywidgets as ipw
@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from rso_lab import plots
-from rso_lab.cost import StepCosts, descent_cost
+from rso_lab.cost import StepCosts
 from rso_lab.data import Data
+from rso_lab.descent import batches_of, descend
 from rso_lab.experiments import held_out
 from rso_lab.graph import Network
 from rso_lab.history import History
 from rso_lab.notebook import Live, described
 from rso_lab.rso import RSO, Step, searched_layers
-from rso_lab.sgd import SGD, batches_of, descend, schedule_of
-from rso_lab.train import steps
+from rso_lab.train import Descent, Method, stepper_for, steps
 
 HELD_OUT = "held-out images right"
 
@@ -136,27 +136,30 @@ class Search(Training):
         self.multiply_adds += self.costs.of(step)
 
 
-class Descent(Training):
-    """SGD: a step is an iteration."""
+class Descending(Training):
+    """Any other method: a step takes a mini-batch."""
 
-    def __init__(self, model: nn.Module, data: Data, method: SGD, seed: int):
-        super().__init__(model, data, seed)
+    def __init__(self, model: nn.Module, data: Data, method: Descent, seed: int):
         self.method = method
+        super().__init__(model, data, seed)
         batches = batches_of(data, method)
         self.every, self.total = max(1, batches // 4), batches * method.epochs
-        self.cost = descent_cost(self.network, data.x_train, method.batch_size)
+
+    def begin(self) -> None:
+        """Nothing is done yet."""
+        super().begin()
+        self.stepper = stepper_for(self.method, self.network, self.data, self.seed, F.cross_entropy)
 
     def work(self) -> Generator[int]:
         """The descent."""
         generator = torch.Generator().manual_seed(self.seed)
-        way_down = schedule_of(self.model, self.method, batches_of(self.data, self.method))
-        descent = descend(self.network, self.data, self.method, generator, F.cross_entropy, *way_down)
-        return cast(Generator[int], descent)
+        return cast(Generator[int], descend(self.network, self.data, self.method, self.stepper, generator))
 
     def count(self, step: int) -> None:
-        """Add what an iteration has spent."""
-        self.updates = self.evaluations = step
-        self.multiply_adds += self.cost
+        """Add what a step has spent."""
+        self.updates = step // self.stepper.period
+        self.evaluations = step * self.stepper.evaluations
+        self.multiply_adds = step * self.stepper.multiply_adds
 
 
 class Monitor(Live):
@@ -208,7 +211,8 @@ class Monitor(Live):
 class Race(Live):
     """Several ways to train, all from the same random weights: choose who takes part, and what is counted.
 
-    Who has spent least of what is counted makes the next step. It may be changed at any time: all of it is recorded.
+    Those who are `waiting` take part only when they are ticked. Who has spent least of what is counted makes the next
+    step. It may be changed at any time: all of it is recorded.
     A sixth of the training images is held out to measure the accuracy, as in the monitor.
     """
 
@@ -216,21 +220,23 @@ class Race(Live):
         self,
         model: nn.Module,
         data: Data,
-        methods: dict[str, RSO | SGD],
+        methods: dict[str, Method],
         seed: int = 0,
         against: str = "evaluations",
+        waiting: Collection[str] = (),
     ):
         self.stop_latest()
         data = held_out(data)
         self.searches = {
             label: Search(copy.deepcopy(model), data, method, seed)
             if isinstance(method, RSO)
-            else Descent(copy.deepcopy(model), data, method, seed)
+            else Descending(copy.deepcopy(model), data, method, seed)
             for label, method in methods.items()
         }
         boxes = ipw.Layout(width="auto")
         self.taking_part = {
-            label: ipw.Checkbox(value=True, description=label, indent=False, layout=boxes) for label in methods
+            label: ipw.Checkbox(value=label not in waiting, description=label, indent=False, layout=boxes)
+            for label in methods
         }
         self.against = ipw.Dropdown(
             options=[(plots.AXES[axis], axis) for axis in plots.SPENT],

@@ -1,0 +1,189 @@
+"""Masks by evolution, weights by gradient descent: networks that are sparse from the first step on."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from rso_lab.descent import THERE_AND_BACK, Task
+from rso_lab.relatives.evolution import centred_ranks
+from rso_lab.relatives.surface import Surface, draw_rows, draw_seeds, noise_generator
+from rso_lab.rso import BELOW_1, explained, refuse_what_cannot_be, with_meanings
+
+MASK_RATES = {"scores": 0.003, "bernoulli": 3.0}
+FARTHEST = 6.0  # that a Bernoulli score may be from 0: its chance stays between 0.25 and 99.75 %
+
+
+@with_meanings
+@dataclass(frozen=True)
+class Masks:
+    """Which weights are used is learned by evolution, the weights by SGD, both from the same passes.
+
+    After the hybrid of Lenc et al. 2019, of which we had the abstract only: ES for the masks, gradients for the
+    weights, sparse from the first step. All else is ours: that each weight has a score, whose top k in each tensor are
+    used; how masks are drawn in pairs and the scores moved; that SGD takes the mean gradient of all drawn masks; and
+    all values. Of convolutions and linear layers only the weights are masked, of the last of them nothing unless told.
+
+    Whenever it rests, the model's weights are theta times the mask of the top k = max(1, round(density * size)).
+    Raises ValueError, naming the setting, its value and what is allowed.
+    """
+
+    uses_gradient: ClassVar[bool] = True
+
+    epochs: int = explained("passes over the training set")
+    batch_size: int = explained("images in a mini-batch")
+    learning_rate: float = explained("of the weights; 0: only the mask is learned", least=0)
+    _: KW_ONLY
+    density: float = explained("the share of each masked tensor's weights that is used", most=1.0, default=0.1)
+    sampling: Literal["scores", "bernoulli"] = explained(
+        "the top k of the scores with noise added and subtracted, or each weight with a chance of its own",
+        default="scores",
+    )
+    pairs: int = explained("pairs of opposite masks in a step, each a pass there and back", default=2)
+    sigma: float = explained("deviation of the scores' noise, and of the scores at first in each tensor", default=0.1)
+    mask_rate: float | None = explained(
+        "how far a step moves the scores; 0: the mask stays, in one pass a step; None: 0.003 for scores, "
+        "3 for bernoulli",
+        least=0,
+        default=None,
+    )
+    start: Literal["random", "magnitude"] = explained(
+        "the scores at first: random, or the larger the weight the higher", default="random"
+    )
+    momentum: float = explained(
+        "the share of the last step that the weights' next one goes on with", least=0, most=BELOW_1, default=0.9
+    )
+    mask_output: bool = explained("mask the output layer too", default=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        refuse_what_cannot_be(self)
+
+
+class MasksStepper:
+    """Masks at work. The model holds the masked weights, `theta` all of them."""
+
+    period = 1
+
+    def __init__(self, settings: Masks, task: Task):
+        self.settings = settings
+        self.surface = Surface(task)
+        names = masked_tensors(settings, task, self.surface)
+        self.theta = nn.Parameter(self.surface.here())
+        sizes = [self.surface.trained[name].numel() for name in names]
+        self.used = [max(1, round(settings.density * size)) for size in sizes]  # of each masked tensor
+        self.sizes = sizes
+        self.masked = torch.cat([torch.arange(self.surface.size)[self.surface.places[name]] for name in names])
+        self.masked = self.masked.to(self.theta.device)  # places in theta
+        self.rate = MASK_RATES[settings.sampling] if settings.mask_rate is None else settings.mask_rate
+        self.evaluations = 2 * settings.pairs if self.rate else 1
+        self.multiply_adds = THERE_AND_BACK * task.forward * self.evaluations
+        self.optimizer = torch.optim.SGD([self.theta], settings.learning_rate, settings.momentum)
+        self.noise = noise_generator(task.seed)
+        self.scores = self.first_scores()
+        self.hold()
+
+    def first_scores(self) -> Tensor:
+        """Of mean 0 and deviation sigma in each masked tensor; where they stand for chances, moved to fit."""
+        like = self.theta.detach()[self.masked]
+        (scores,) = draw_rows(draw_seeds(1, self.noise), 1, like)
+        if self.settings.start == "magnitude":
+            sizes = [part.abs() for part in like.split(self.sizes)]
+            scores = torch.cat([(part - part.mean()) / part.std(correction=0) for part in sizes])
+        scores = self.settings.sigma * scores
+        return self.fitting(scores) if self.settings.sampling == "bernoulli" else scores
+
+    def hold(self) -> None:
+        """Give the model theta times the mask of the top scores."""
+        self.surface.move_to(self.theta.detach() * self.spread(self.top(self.scores)))
+
+    def top(self, scores: Tensor) -> Tensor:
+        """1 for the k highest of each tensor's scores, else 0."""
+        return torch.cat([top_k(part, k) for part, k in zip(scores.split(self.sizes), self.used, strict=True)])
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """The mask of all weights (D,)."""
+        return torch.ones_like(self.theta).index_copy_(0, self.masked, mask)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Masks, plus then minus (2 * pairs, masked weights), and what each says of the scores if its loss is high."""
+        settings = self.settings
+        kind = "gaussian" if settings.sampling == "scores" else "uniform"
+        noise = draw_rows(draw_seeds(settings.pairs, self.noise), settings.pairs, self.scores, kind)
+        if settings.sampling == "scores":
+            away = torch.cat([noise, -noise])
+            masks = torch.stack([self.top(self.scores + settings.sigma * row) for row in away])
+            return masks, away / settings.sigma
+        chances = self.chances()
+        masks = (torch.cat([noise, -noise]) < 2 * chances - 1).to(chances.dtype)
+        return masks, masks - chances
+
+    def chances(self) -> Tensor:
+        """With which each weight is used, where each is drawn by itself; 1 in a tensor of which all are used."""
+        parts = zip(self.scores.split(self.sizes), self.used, strict=True)
+        return torch.cat([part.sigmoid() if k < len(part) else torch.ones_like(part) for part, k in parts])
+
+    def fitting(self, scores: Tensor) -> Tensor:
+        """The scores, in each tensor moved by one number, so that the mean chance is the density; none beyond 6."""
+        return torch.cat([shift_to(part, self.settings.density) for part in scores.split(self.sizes)])
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """A step of the weights and one of the scores; the loss is the mean over the masks: see `descent.Stepper`."""
+        masks, pulls = self.draw() if self.rate else (self.top(self.scores)[None], None)
+        found = [self.surface.slope(self.theta, self.spread(mask), x, y) for mask in masks]
+        losses = torch.tensor([loss for loss, _ in found], dtype=torch.float64)
+        self.theta.grad = torch.stack([gradient for _, gradient in found]).mean(0)
+        self.optimizer.step()
+        if pulls is not None:
+            moved = self.scores - self.rate * score_gradient(losses, pulls)
+            self.scores = self.fitting(moved) if self.settings.sampling == "bernoulli" else moved
+        self.hold()
+        return float(losses.mean())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All weights, momentum, scores and noise."""
+        return {
+            "theta": self.theta.detach(),
+            "optimizer": self.optimizer.state_dict(),
+            "scores": self.scores,
+            "noise": self.noise.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.theta.data.copy_(state["theta"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scores = state["scores"].to(self.scores.device)
+        self.noise.set_state(state["noise"])
+
+
+def masked_tensors(settings: Masks, task: Task, surface: Surface) -> list[str]:
+    """Names of the trained weights of convolutions and linear layers. Raises ValueError where none can be masked."""
+    weighted = [layer for layer in task.network.layers if isinstance(layer.module, _ConvNd | nn.Linear)]
+    if not settings.mask_output and weighted and weighted[-1] is task.network.layers[-1]:
+        weighted = weighted[:-1]
+    names = [name for layer in weighted if (name := f"{layer.name}.weight".lstrip(".")) in surface.trained]
+    if not names:
+        raise ValueError(f"mask_output is {settings.mask_output}: the network has no layer to mask")
+    return names
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """1 for the k highest scores (size,), else 0."""
+    return torch.zeros_like(scores).index_fill_(0, scores.topk(k).indices, 1)
+
+
+def score_gradient(losses: Tensor, pulls: Tensor) -> Tensor:
+    """Which way the scores raise the loss: the mean over the masks of rank times pull (masks, size)."""
+    return centred_ranks(losses).to(pulls) @ pulls / len(pulls)
+
+
+def shift_to(scores: Tensor, density: float) -> Tensor:
+    """The scores (size,) moved by one number, found by bisection, for a mean chance of `density`; none beyond 6."""
+    low, high = -2 * FARTHEST - float(scores.max()), 2 * FARTHEST - float(scores.min())
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if float((scores + middle).sigmoid().mean()) > density else (middle, high)
+    return (scores + low).clamp_(-FARTHEST, FARTHEST)
