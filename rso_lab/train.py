@@ -46,7 +46,7 @@ from rso_lab.rso import (
 from rso_lab.sgd import SGD, batches_of, descend, schedule_of
 
 
-def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
+def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE) -> Evaluator:
     """With compiled kernels on the CPU, where there are some; else in plain torch operations."""
     compiled = data.x_train.device.type == "cpu" and kernels is not None
     return (IncrementalEvaluator if compiled else OnDeviceEvaluator)(network, data, loss, ranks)
