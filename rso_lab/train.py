@@ -58,7 +58,7 @@ STEPPERS: dict[type, Callable[[Any, Task], Stepper]] = {
 }
 
 
-def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks) -> Evaluator:
+def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks = ALONE) -> Evaluator:
     """With compiled kernels on the CPU, where there are some; else in plain torch operations."""
     compiled = data.x_train.device.type == "cpu" and kernels is not None
     return (IncrementalEvaluator if compiled else OnDeviceEvaluator)(network, data, loss, ranks)
