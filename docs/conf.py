@@ -19,7 +19,7 @@ extensions = ["myst_nb"]
 root_doc = "README"
 lessons = "notebooks/complete/*"
 guides = ["docs/glossary", "docs/teachers", "docs/classroom"]
-behind = ["docs/claims", "docs/choices", "docs/ranks", "data/README", "CONTRIBUTING"]
+behind = ["docs/evaluator", "docs/claims", "docs/choices", "docs/ranks", "data/README", "CONTRIBUTING"]
 include_patterns = [f"{root_doc}.md", f"{lessons}.ipynb", *(f"{page}.md" for page in guides + behind)]
 exclude_patterns = [".*", "book"]
 
