@@ -35,7 +35,7 @@ book: $(VENV)/dev
 
 test: $(VENV)/dev lint
 	$(PY) -m pytest -n auto --maxprocesses 4 tests $(ARGS)
-	$(PY) -m pytest -n auto --maxprocesses 2 --dist loadscope notebooks/complete
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 2 --dist loadscope notebooks/complete
 
 test-browser: $(VENV)/browser
 	$(PY) -m pytest -rs tests/browser.py $(ARGS)

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: as many tests run at once as there are cores
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are defined
 

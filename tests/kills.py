@@ -17,7 +17,7 @@ import rso_lab as rso
 from rso_lab import checkpoint
 from rso_lab.history import replacing
 
-METHOD = rso.RSO(3, 50, batch_every="neuron")
+METHOD = rso.RSO(2, 50, batch_every="neuron")
 DATA = rso.load("digits", train_limit=150, test_limit=60)
 
 

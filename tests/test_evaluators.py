@@ -131,7 +131,7 @@ def test_the_same_choices_in_float64(noisy64, name):
     for evaluator in ("plain", "cached", "incremental"):
         model = network(name, noisy64)
         steps = rso.steps(model, noisy64, rso.RSO(1, 40), seed=1, evaluator=evaluator)
-        runs.append((list(itertools.islice(steps, 700)), model.state_dict()))
+        runs.append((list(itertools.islice(steps, 300)), model.state_dict()))
     (plain, weights), *rest = runs
     for steps, others in rest:
         for a, b in zip(plain, steps, strict=True):

@@ -105,7 +105,9 @@ def test_sections_with_stubs_need_the_setup_cell_only(source, tmp_path, monkeypa
         if cell.cell_type == "code":
             quicker = re.sub(r"(cycles|count)=\d+", r"\1=1", cell.source.replace("%matplotlib inline", ""))
             sections[-1].append(quicker.replace("on_processes((1, 2)", "on_processes((1,)"))
-    setup, *rest = ("\n".join(section) for section in sections)
+    setup, *rest = (compile("\n".join(section), source.name, "exec") for section in sections)
+    names = {}
+    exec(setup, names)
     for section in rest:
-        exec(compile(f"{setup}\n{section}", source.name, "exec"), {})
+        exec(section, dict(names))
     assert "Not done yet" in capsys.readouterr().out

@@ -59,8 +59,12 @@ APART = [
 ]
 SHARED = [
     (kind, torch.float64, rso.RSO(1, 31, batch_every="neuron"), evaluator)
-    for kind in ("sequential", "branching")
-    for evaluator in ("plain", "cached", "incremental")
+    for kind, evaluator in (
+        ("sequential", "plain"),
+        ("sequential", "cached"),
+        ("sequential", "incremental"),
+        ("branching", "incremental"),
+    )
 ]
 ABOVE = [("sequential", torch.float64, rso.RSO(1, 31, level=level), "auto") for level in ("layer", "network")]
 GROWING = ("sequential", torch.float64, rso.RSO(2, 9, batch_growth=2.0), "auto")
