@@ -550,3 +550,46 @@ def test_any_number_of_ranks_ends_in_the_same_weights_and_sends_coefficients_or_
                 rso.fit(model, digits, METHODS[name], seed=0)
                 assert torch.equal(weights, weights_of(model)), name
                 assert sent == [numbers[name]], name
+
+
+class Scaled(nn.Module):
+    """A network with a number that is not trained."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 8), nn.Linear(8, 10)
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x.flatten(1)) * self.scale))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [rso.Subspace(2, 40, 0.1), rso.ES(2, 40, 0.1, samples=2), rso.GA(2, 40, population=4, parents=2)],
+    ids=repr,
+)
+def test_resumed_it_has_the_buffers_of_the_checkpoint(digits, tmp_path, method):
+    torch.manual_seed(0)
+    model = Scaled(1.0)
+    undisturbed = copy.deepcopy(model)
+    rso.fit(undisturbed, digits, method, seed=0)
+    events = rso.run(model, digits, method, seed=0, checkpoint=tmp_path)
+    next(events)
+    events.close()
+    other = Scaled(3.0)
+    rso.fit(other, digits, method, seed=0, checkpoint=tmp_path, resume=True)
+    assert all(map(torch.equal, other.state_dict().values(), undisturbed.state_dict().values()))
+
+
+@pytest.mark.parametrize("sampling", ["scores", "bernoulli"])
+def test_masks_leave_the_model_alone_until_they_train_and_take_layers_of_zeros(digits, sampling):
+    torch.manual_seed(0)
+    model = Scaled(1.0)
+    nn.init.zeros_(model.first.weight)
+    before = copy.deepcopy(model.state_dict())
+    masks = stepper(rso.Masks(1, 60, 0.1, sampling=sampling, start="magnitude"), model, digits)
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
+    masks.step(digits.x_train, digits.y_train)
+    assert masks.scores.isfinite().all()
+    assert 0 < model.first.weight.count_nonzero() <= round(0.1 * 512)

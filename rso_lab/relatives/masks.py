@@ -83,7 +83,6 @@ class MasksStepper:
         self.optimizer = torch.optim.SGD([self.theta], settings.learning_rate, settings.momentum)
         self.noise = noise_generator(task.seed)
         self.scores = self.first_scores()
-        self.hold()
 
     def first_scores(self) -> Tensor:
         """Of mean 0 and deviation sigma in each masked tensor; where they stand for chances, moved to fit."""
@@ -91,7 +90,7 @@ class MasksStepper:
         (scores,) = draw_rows(draw_seeds(1, self.noise), 1, like)
         if self.settings.start == "magnitude":
             sizes = [part.abs() for part in like.split(self.sizes)]
-            scores = torch.cat([(part - part.mean()) / part.std(correction=0) for part in sizes])
+            scores = torch.cat([(part - part.mean()) / part.std(correction=0).clamp_min(1e-30) for part in sizes])
         scores = self.settings.sigma * scores
         return self.fitting(scores) if self.settings.sampling == "bernoulli" else scores
 

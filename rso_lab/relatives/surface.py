@@ -21,7 +21,11 @@ class Surface:
         ends = torch.tensor([0, *(p.numel() for p in self.trained.values())]).cumsum(0).tolist()
         self.places = {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.trained)}
         self.size = ends[-1]
-        self.scratch = {name: buffer.clone() for name, buffer in self.model.named_buffers()}  # batch norms write there
+        self.scratch = {  # batch norms write there
+            f"{norm}.{name}".lstrip("."): buffer.clone()
+            for norm in task.network.batch_norms
+            for name, buffer in self.model.get_submodule(norm).named_buffers()
+        }
 
     def here(self) -> Tensor:
         """A copy of the model's weights (D,)."""
