@@ -77,7 +77,7 @@ class RSO:
         "of the changes: N(0, sigma), U(-2 sigma, 2 sigma), or one of -sigma, 0, sigma (§3)", default="gaussian"
     )
     sigma_scale: float = explained("sigma in the first cycle, in units of sigma_d (§4.1)", default=1.0)
-    # For layers that begin with zeros: best of 0.1 to 3 on held-out training images is 1, results/sigma_floor.json.
+    # For layers that begin with zeros: of 0.1 to 3, 1 and 3 are best on held-out images, results/sigma_floor.json.
     sigma_floor: float = explained(
         "sigma_d is at least so many times sqrt(2 / inputs of a neuron)", least=0, default=0.0
     )
