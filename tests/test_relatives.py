@@ -114,6 +114,8 @@ def test_what_goes_together_is_taken():
     rso.ES(1, 10, 0.1, samples=1)
     rso.GA(1, 10, population=2, parents=2)
     rso.Masks(1, 10, 0, density=1)
+    with pytest.raises(ValueError, match="learning_rate is 0, with mask_rate=0: expected more"):
+        rso.Masks(1, 10, 0, mask_rate=0)
 
 
 def no_gradient(outputs, y):
@@ -138,6 +140,9 @@ def test_what_cannot_be_trained_is_said(digits, digits64):
     with pytest.raises(ValueError, match="mask_output is False: the network has no layer to mask"):
         rso.fit(one_layer, digits, rso.Masks(1, 10, 0.1), seed=0)
     assert rso.fit(one_layer, digits, rso.Masks(1, 10, 0.1, mask_output=True), seed=0).cycles
+    normed = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+    with pytest.raises(ValueError, match="the network has no layer to mask"):
+        rso.fit(normed, digits, rso.Masks(1, 10, 0.1), seed=0)
     with pytest.raises(ValueError, match="batch_size is 121: expected at most 120"):
         rso.fit(one_layer, digits, rso.GA(1, 121), seed=0)
     with pytest.raises(ValueError, match="Masks runs in one process"):
@@ -502,6 +507,19 @@ def test_the_scores_fit_the_density():
     assert float(moved.sigmoid().mean()) == pytest.approx(0.1, abs=1e-6)
     torch.testing.assert_close(moved - moved[0], (scores - scores[0]) / 20)
     assert shift_to(scores, 0.5).abs().max() == 6
+
+
+@pytest.mark.parametrize(("density", "size"), [(0.001, 2000), (1e-6, 2000), (0.02, 10)])
+def test_the_chances_fit_as_many_weights_as_are_used(digits64, density, size):
+    """Also where these are few, and then the scores still differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = nn.Linear(64, size // 10), nn.Linear(size // 10, 10), nn.Linear(10, 10)
+    model = nn.Sequential(nn.Flatten(), *layers).double()
+    made = stepper(rso.Masks(1, 30, 0.1, density=density, sampling="bernoulli"), model, digits64)
+    _, chances = made.chances().split(made.sizes)
+    assert float(chances.sum()) == pytest.approx(max(1, round(density * size)), rel=1e-4)
+    assert len(chances.unique()) == size
 
 
 # Ranks

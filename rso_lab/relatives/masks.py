@@ -1,5 +1,6 @@
 """Masks by evolution, weights by gradient descent: networks that are sparse from the first step on."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +14,7 @@ from rso_lab.relatives.surface import Surface, draw_rows, draw_seeds, noise_gene
 from rso_lab.rso import BELOW_1, explained, refuse_what_cannot_be, with_meanings
 
 MASK_RATES = {"scores": 0.003, "bernoulli": 3.0}
-FARTHEST = 6.0  # that a Bernoulli score may be from 0: its chance stays between 0.25 and 99.75 %
+FARTHEST = 6.0  # that a Bernoulli score may be from 0, beyond the logit of the density
 
 
 @with_meanings
@@ -55,11 +56,13 @@ class Masks:
     momentum: float = explained(
         "the share of the last step that the weights' next one goes on with", least=0, most=BELOW_1, default=0.9
     )
-    mask_output: bool = explained("mask the output layer too", default=False)
+    mask_output: bool = explained("mask the output layer, the last convolution or linear layer, too", default=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         refuse_what_cannot_be(self)
+        if self.learning_rate == 0 and self.mask_rate == 0:
+            raise ValueError("learning_rate is 0, with mask_rate=0: expected more of one of them, nothing to train")
 
 
 class MasksStepper:
@@ -125,8 +128,9 @@ class MasksStepper:
         return torch.cat([part.sigmoid() if k < len(part) else torch.ones_like(part) for part, k in parts])
 
     def fitting(self, scores: Tensor) -> Tensor:
-        """The scores, in each tensor moved by one number, so that the mean chance is the density; none beyond 6."""
-        return torch.cat([shift_to(part, self.settings.density) for part in scores.split(self.sizes)])
+        """The scores, in each tensor moved by one number, so that k of its weights are drawn on average."""
+        parts = zip(scores.split(self.sizes), self.used, strict=True)
+        return torch.cat([shift_to(part, k / len(part)) if k < len(part) else part for part, k in parts])
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """A step of the weights and one of the scores; the loss is the mean over the masks: see `descent.Stepper`."""
@@ -161,7 +165,7 @@ class MasksStepper:
 def masked_tensors(settings: Masks, task: Task, surface: Surface) -> list[str]:
     """Names of the trained weights of convolutions and linear layers. Raises ValueError where none can be masked."""
     weighted = [layer for layer in task.network.layers if isinstance(layer.module, _ConvNd | nn.Linear)]
-    if not settings.mask_output and weighted and weighted[-1] is task.network.layers[-1]:
+    if not settings.mask_output:
         weighted = weighted[:-1]
     names = [name for layer in weighted if (name := f"{layer.name}.weight".lstrip(".")) in surface.trained]
     if not names:
@@ -180,9 +184,14 @@ def score_gradient(losses: Tensor, pulls: Tensor) -> Tensor:
 
 
 def shift_to(scores: Tensor, density: float) -> Tensor:
-    """The scores (size,) moved by one number, found by bisection, for a mean chance of `density`; none beyond 6."""
-    low, high = -2 * FARTHEST - float(scores.max()), 2 * FARTHEST - float(scores.min())
+    """The scores (size,) moved by one number, found by bisection, for a mean chance of `density`, below 1.
+
+    None ends farther from 0 than the density's logit plus 6: at a fixed bound, scores of a low density would be equal.
+    """
+    logit = math.log(density / (1 - density))
+    low, high = logit - float(scores.max()), logit - float(scores.min())
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if float((scores + middle).sigmoid().mean()) > density else (middle, high)
-    return (scores + low).clamp_(-FARTHEST, FARTHEST)
+    farthest = FARTHEST + abs(logit)
+    return (scores + low).clamp_(-farthest, farthest)
