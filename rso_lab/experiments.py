@@ -348,7 +348,7 @@ def _evolution(size: Size) -> Ways:
     return {
         "NES": Way(nes),
         "ES": Way(ES(55, 128, 0.01)),
-        "GA": Way(GA(27, 128)),
+        "GA": Way(GA(150, size.rso.batch_size)),
         "RBD": Way(Subspace(size.sgd.epochs, size.sgd.batch_size, 2.0)),
         "RSO": Way(size.rso),
         "RSO, network level": Way(replace(size.rso, level="network")),
