@@ -108,8 +108,8 @@ def fit(
 
     `ranks`: the processes that share the search, from `ranks.joined()`. With a `parallel` setting each searches a part
     of a convolution's weights, otherwise each has a part of every mini-batch. Of Subspace each has a part of the
-    directions, of ES and GA one of the members: the weights are one process's, bit for bit. Rank 0 shows progress and
-    writes.
+    directions, of ES and GA one of the members: the weights are one process's, bit for bit, where each has as many
+    threads. Rank 0 shows progress and writes.
 
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn, and for checkpoints of
     another run; FloatingPointError when the loss is not finite; RanksError when another rank has ended.

@@ -469,7 +469,7 @@ def test_without_a_rate_the_mask_is_all_that_is_learned(digits64):
 
 
 def test_scores_that_raise_the_loss_go_down():
-    """Over all masks of six weights, loss times pull is the derivative of the expected loss; ranks take their place."""
+    """REINFORCE over all masks of six weights is the derivative of the expected loss; ranks stand in for losses."""
     masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6)), dtype=torch.float64)
     losses = (masks @ torch.linspace(-1, 2, 6, dtype=torch.float64)).square()
     scores = torch.linspace(-2, 1, 6, dtype=torch.float64, requires_grad=True)
@@ -487,18 +487,18 @@ def test_the_masks_that_are_drawn(digits64):
     """Pairs are opposite; chances are met; scores go along the noise."""
     settings = rso.Masks(1, 30, 0.1, density=0.25, sampling="bernoulli", pairs=2000)
     made = stepper(settings, two_layers(), digits64)
-    masks, pulls = made.draw()
+    masks, log_gradients = made.draw()
     chances = made.chances()
     assert float(chances.mean()) == pytest.approx(0.25, abs=1e-6)
-    assert torch.equal(pulls, masks - chances)
+    assert torch.equal(log_gradients, masks - chances)
     assert not bool((masks[:2000] * masks[2000:]).any())  # below one half, opposite draws never both use a weight
     error = (chances * (1 - chances) / 4000).sqrt()
     assert ((masks.mean(0) - chances).abs() < 5 * error).all()
     made = stepper(rso.Masks(1, 30, 0.1, density=0.25, pairs=3), two_layers(), digits64)
-    masks, pulls = made.draw()
-    assert torch.equal(pulls[:3], -pulls[3:])
-    for mask, pull in zip(masks, pulls, strict=True):
-        assert torch.equal(mask, top_k(made.scores + 0.1 * 0.1 * pull, 64))
+    masks, log_gradients = made.draw()
+    assert torch.equal(log_gradients[:3], -log_gradients[3:])
+    for mask, log_gradient in zip(masks, log_gradients, strict=True):
+        assert torch.equal(mask, top_k(made.scores + 0.1 * 0.1 * log_gradient, 64))
 
 
 def test_the_scores_fit_the_density():
