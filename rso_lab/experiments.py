@@ -70,13 +70,17 @@ class Way:
     model: str | None = None
     scale: float = 1.0  # of the initial weights
     evaluator: str = "auto"
-    before: Method | None = None  # trains first
+    before: tuple[Method, ...] = ()  # train first, one after the other
 
     @property
     def cycles(self) -> int:
         """Of other methods than RSO: epochs."""
-        stages = [self.method] if self.before is None else [self.before, self.method]
-        return sum(stage.cycles if isinstance(stage, RSO) else stage.epochs for stage in stages)
+        return sum(stage.cycles if isinstance(stage, RSO) else stage.epochs for stage in self.stages)
+
+    @property
+    def stages(self) -> tuple[Method, ...]:
+        """All methods, in order."""
+        return (*self.before, self.method)
 
 
 Ways = dict[str, Way]
@@ -131,7 +135,7 @@ def _percent(share: float) -> str:
 ACCURACY = Measure(_accuracy, _percent)
 KEPT = Measure(lambda run: statistics.mean(cycle["kept"]["all"] for cycle in run["cycles"]), _percent)
 MOVED = Measure(lambda run: run["moved"], _percent)
-NONZERO = Measure(lambda run: run["nonzero"], lambda number: f"{number:,.0f}")
+NONZERO = Measure(lambda run: max(cycle["nonzero"] for cycle in run["cycles"]), lambda number: f"{number:,.0f}")
 FALL = Measure(_largest_fall, lambda share: f"{100 * share:.1f} points")
 SECONDS = Measure(_per_cycle("seconds"), lambda number: f"{number:.1f} s")
 MULTIPLY_ADDS = Measure(_per_cycle("multiply_adds"), lambda number: f"{number:.2g}")
@@ -329,16 +333,24 @@ FIFTY = Subspace(20, 32, 2.0, dimensions=50)
 
 def _directions(size: Size) -> Ways:
     kinds: tuple[Any, ...] = ("gaussian", "uniform", "signs", "orthonormal")
-    return {kind: Way(replace(FIFTY, distribution=kind)) for kind in kinds}
+    # Directions of length sqrt(1/3), as the uniform ones of the paper's code, make a third of the step.
+    short = replace(FIFTY, distribution="uniform", learning_rate=FIFTY.learning_rate / 3)
+    return {kind: Way(replace(FIFTY, distribution=kind)) for kind in kinds} | {"uniform, short": Way(short)}
 
 
 def _switch(size: Size) -> Ways:
-    rbd, sgd = replace(FIFTY, epochs=FIFTY.epochs // 2), replace(size.sgd, epochs=size.sgd.epochs // 2)
+    def rbd(epochs: int) -> Subspace:
+        return replace(FIFTY, epochs=epochs)
+
+    def sgd(epochs: int) -> SGD:
+        return replace(size.sgd, epochs=epochs)
+
     return {
-        "RBD": Way(FIFTY),
-        "SGD": Way(size.sgd),
-        "RBD, then SGD": Way(sgd, before=rbd),
-        "SGD, then RBD": Way(rbd, before=sgd),
+        "RBD": Way(rbd(20)),
+        "SGD": Way(sgd(20)),
+        **{f"{first} RBD, {20 - first} SGD": Way(sgd(20 - first), before=(rbd(first),)) for first in (5, 10, 15)},
+        **{f"{first} SGD, {20 - first} RBD": Way(rbd(20 - first), before=(sgd(first),)) for first in (5, 10, 15)},
+        "in turn, 5 each": Way(sgd(5), before=(rbd(5), sgd(5), rbd(5))),
     }
 
 
@@ -367,6 +379,11 @@ def _masks(size: Size) -> Ways:
             f"{percent} %, scores": Way(base),
             f"{percent} %, Bernoulli": Way(replace(base, sampling="bernoulli")),
         }
+    longer = replace(base, mask_rate=0.0, epochs=4 * epochs)  # as many passes as masks that are learned take
+    ways |= {
+        f"2 %, random, fixed, {4 * epochs} epochs": Way(longer),
+        f"2 %, largest, fixed, {4 * epochs} epochs": Way(replace(longer, start="magnitude")),
+    }
     chosen = Masks(epochs, batch_size, 0.0, density=0.1, sampling="bernoulli", pairs=8)
     return ways | {"10 %, mask only": Way(chosen)}
 
@@ -838,15 +855,14 @@ def _train(
     start = [weight.detach().clone() for weight in weights]
     run: Run = {"method": label, "seed": seed, "seconds": 0.0, "cycles": [], "failed": ""}
     try:
-        for method, folder in ((way.before, checkpoint / "before"), (way.method, checkpoint)):
-            if method is None:
-                continue
+        for stage, method in enumerate(way.stages):
             earlier: list[dict[str, Any]] = run["cycles"]
+            folder = checkpoint / str(stage)
             kept: dict[str, Any] = {"checkpoint": folder, "resume": any(folder.glob("*.pt"))}
-            for history in histories(model, data, method, seed=seed, evaluator=way.evaluator, **kept):
+            stage_seed = seed + 1000 * stage  # other mini-batches
+            for history in histories(model, data, method, seed=stage_seed, evaluator=way.evaluator, **kept):
                 cycles = [*earlier, *(_following(earlier, record) for record in history.cycles)]
                 run |= {"seconds": cycles[-1]["seconds"], "cycles": cycles, "moved": moved(start, weights)}
-                run |= {"nonzero": sum(int(weight.count_nonzero()) for weight in weights)}
                 run |= {"versions": history.versions, "machine": history.machine}
                 yield run, model
     except FloatingPointError as error:  # an answer, too
@@ -886,12 +902,11 @@ def begin(name: str, size: str) -> dict[str, Any]:
     experiment, of_size = _find(name, size)
     ways = {
         label: {
-            "method": type(way.method).__name__,
-            **asdict(way.method),
+            **_settings_of(way.method),
             "model": way.model or of_size.model,
             "scale_of_weights": way.scale,
             "evaluator": way.evaluator,
-            **({"before": {"method": type(way.before).__name__, **asdict(way.before)}} if way.before else {}),
+            **({"before": list(map(_settings_of, way.before))} if way.before else {}),
         }
         for label, way in experiment.ways(of_size).items()
     }
@@ -904,6 +919,10 @@ def begin(name: str, size: str) -> dict[str, Any]:
         "seconds": 0.0,
         "runs": [],
     }
+
+
+def _settings_of(method: Method) -> dict[str, Any]:
+    return {"method": type(method).__name__, **asdict(method)}
 
 
 def _put(run: Run, result: dict[str, Any], path: Path) -> None:

@@ -545,10 +545,12 @@ def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Co
     return sum(chosen_losses) / len(chosen_losses)
 
 
-def _measured(job: _Job) -> dict[str, float]:
+def _measured(job: _Job) -> dict[str, Any]:
     test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
     train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
-    return {"loss": loss, "test_accuracy": test_accuracy, "train_accuracy": train_accuracy}
+    weights = [parameter for parameter in job.network.module.parameters() if parameter.dim() > 1]
+    nonzero = sum(int(weight.count_nonzero()) for weight in weights)
+    return {"loss": loss, "test_accuracy": test_accuracy, "train_accuracy": train_accuracy, "nonzero": nonzero}
 
 
 @torch.no_grad()
