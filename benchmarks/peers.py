@@ -60,8 +60,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # settings. Others are settings of rso_lab.RSO.
     "rso": {"batch_sizes": (50, 50, 60, 70, 90, 120, 170, 250, 370, 550), "batch_every": "neuron"},
     "snes": {"population": 50, "batch_size": 64, "stdev": 0.05},  # and EvoTorch's defaults
-    # Of (samples, sigma, rate) (4, 0.03, 0.005), (5, 0.03, 0.01) and (10, 0.05, 0.02): the best on held-out images after
-    # 20 to 30 s.
+    # Samples, sigma and rate: of (4, 0.03, 0.005), (5, 0.03, 0.01) and (10, 0.05, 0.02) the best on held-out images
+    # after 20 to 30 s.
     "es": {"batch_size": 32, "learning_rate": 0.01, "samples": 5, "sigma": 0.03},
     "ga": {"batch_size": 64, "population": 50, "parents": 10, "sigma": 0.01},
     # epsilon: of 0.001 to 0.03, nearest to the true gradient. The others, of 8 to 32 and 0.01 to 0.03: the best on
