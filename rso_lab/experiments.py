@@ -368,23 +368,30 @@ def _evolution(size: Size) -> Ways:
     }
 
 
+DENSITIES = (10, 5, 2)  # percent
+# Of each kind of masks the settings, and its learning rates at the densities. At 2 % the mask rate was chosen, too.
+MASKS: dict[str, tuple[dict[str, Any], tuple[float, float, float]]] = {
+    "random, fixed": ({"mask_rate": 0.0}, (0.1, 0.1, 0.05)),
+    "largest, fixed": ({"mask_rate": 0.0, "start": "magnitude"}, (0.05, 0.1, 0.1)),
+    "scores": ({}, (0.05, 0.05, 0.1)),
+    "Bernoulli": ({"sampling": "bernoulli"}, (0.1, 0.05, 0.1)),
+}
+RATES_AT_2 = {"scores": 0.01, "Bernoulli": 10.0}
+
+
 def _masks(size: Size) -> Ways:
-    epochs, batch_size, rate = size.sgd.epochs, size.sgd.batch_size, size.sgd.learning_rate
+    base = Masks(size.sgd.epochs, size.sgd.batch_size, 1.0)
     ways = {"dense": Way(size.sgd)}
-    for percent in (10, 5, 2):
-        base = Masks(epochs, batch_size, rate, density=percent / 100)
-        ways |= {
-            f"{percent} %, random, fixed": Way(replace(base, mask_rate=0.0)),
-            f"{percent} %, largest, fixed": Way(replace(base, mask_rate=0.0, start="magnitude")),
-            f"{percent} %, scores": Way(base),
-            f"{percent} %, Bernoulli": Way(replace(base, sampling="bernoulli")),
-        }
-    longer = replace(base, mask_rate=0.0, epochs=4 * epochs)  # as many passes as masks that are learned take
-    ways |= {
-        f"2 %, random, fixed, {4 * epochs} epochs": Way(longer),
-        f"2 %, largest, fixed, {4 * epochs} epochs": Way(replace(longer, start="magnitude")),
-    }
-    chosen = Masks(epochs, batch_size, 0.0, density=0.1, sampling="bernoulli", pairs=8)
+    for number, percent in enumerate(DENSITIES):
+        for kind, (settings, rates) in MASKS.items():
+            method = replace(base, density=percent / 100, learning_rate=rates[number], **settings)
+            if percent == 2 and kind in RATES_AT_2:
+                method = replace(method, mask_rate=RATES_AT_2[kind])
+            ways[f"{percent} %, {kind}"] = Way(method)
+            if percent == 2 and "fixed" in kind:  # as many passes as masks that are learned take
+                longer = replace(method, epochs=4 * base.epochs)
+                ways[f"2 %, {kind}, {longer.epochs} epochs"] = Way(longer)
+    chosen = replace(base, learning_rate=0.0, density=0.1, sampling="bernoulli", pairs=8)
     return ways | {"10 %, mask only": Way(chosen)}
 
 
@@ -779,8 +786,8 @@ EXPERIMENTS = {
             ),
         ),
         {
-            "class": replace(RELATIVES_CLASS, sgd=_plain_sgd(15, 32, 0.05, 0.9)),
-            "evening": replace(RELATIVES_EVENING, sgd=_plain_sgd(10, 100, 0.05, 0.9)),
+            "class": replace(RELATIVES_CLASS, sgd=_plain_sgd(15, 32, 0.1, 0.9)),
+            "evening": replace(RELATIVES_EVENING, sgd=_plain_sgd(10, 100, 0.1, 0.9)),
         },
     ),
 }
