@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,23 @@ def test_the_floor_of_sigma_that_is_advised_is_the_best_that_was_measured():
     assert max(accuracies, key=lambda floor: sum(accuracies[floor])) == 1.0
 
 
+def test_the_rates_of_the_relatives_are_the_best_that_were_measured():
+    accuracies, settings = {}, {}
+    for record in json.loads((ROOT / "results" / "relatives_rates.json").read_text("utf-8"))["records"]:
+        experiment, way, tried = record["way"].split(": ")
+        sums = accuracies.setdefault((experiment, way), {})
+        sums[tried] = sums.get(tried, 0) + record["accuracy"]
+        settings[record["way"]] = record["settings"]
+    for (name, way), sums in accuracies.items():
+        experiment = rso.experiments.EXPERIMENTS[name]
+        method = experiment.ways(experiment.sizes["class"])[way].method
+        best = max(sums, key=sums.get)
+        assert settings[f"{name}: {way}: {best}"] == json.loads(json.dumps(asdict(method))), (name, way)
+
+
 def test_the_table_of_peers_in_the_readme_is_the_recorded_one():
     methods = json.loads((ROOT / "results" / "peers.json").read_text("utf-8"))["methods"]
-    assert set(methods) == {"rso", "snes", "spsa", "differences", "adam"}
+    assert set(methods) == {"rso", "snes", "es", "ga", "differences", "rbd", "adam"}
     for name, record in methods.items():
         reached = {point["mark"]: f"{point['test_accuracy']:.1%}" for point in record["curve"]}
         row = f"| {name} | " + " | ".join(reached.get(mark, "") for mark in (30, 120, 300, 600)) + " |"
