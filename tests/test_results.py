@@ -213,6 +213,14 @@ def test_what_remarks_quote_is_recorded():
     kept = [100 * rso.experiments.KEPT.of(run) for run in runs]
     assert f"with a new mini-batch for each weight, it is {min(kept):.0f} to {max(kept):.0f} %" in said
     assert f"with batches of 5000, {_updates_to_90(5000)} are enough" in said
+    accuracies = {}
+    for run in rso.experiments.read(ROOT / "results" / "masks_class.json")["runs"]:
+        accuracies.setdefault(run["method"], []).append(100 * run["cycles"][-1]["test_accuracy"])
+    mean = {way: np.mean(of) for way, of in accuracies.items()}
+    fixed = [f"2 %, {kind}, fixed" for kind in ("random", "largest")]
+    leads = [mean[learned] - mean[way] for learned in ("2 %, scores", "2 %, Bernoulli") for way in fixed]
+    assert f"of 2 % learned ones are {min(leads):.0f} to {max(leads):.0f} points ahead" in said
+    assert max(mean[f"{way}, 60 epochs"] - mean[way] for way in fixed) <= 1
 
 
 def test_the_figures_for_a_teachers_talk_are_recorded():
