@@ -13,5 +13,5 @@ import rso_lab as rso
 FLOORS = (0.0, 0.1, 0.3, 1.0, 3.0)
 
 if __name__ == "__main__":
-    methods = [rso.RSO(4, BATCH_SIZE, sigma_floor=floor, batch_every="neuron") for floor in FLOORS]
-    compare("sigma_floor", [("one_conv", method) for method in methods])
+    methods = {floor: rso.RSO(4, BATCH_SIZE, sigma_floor=floor, batch_every="neuron") for floor in FLOORS}
+    compare("sigma_floor", [("one_conv", f"floor {floor}", method) for floor, method in methods.items()])

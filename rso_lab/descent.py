@@ -13,7 +13,7 @@ from rso_lab.graph import Network
 from rso_lab.ranks import ALONE, Ranks
 from rso_lab.rso import LossFunction
 
-THERE_AND_BACK = 3  # forward passes that one with the way back costs: two products in each layer for the forward one
+THERE_AND_BACK = 3  # a pass forward and back costs so many forward passes: backwards, a layer takes two products
 
 
 class Settings(Protocol):

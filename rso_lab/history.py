@@ -43,6 +43,7 @@ class Record:
     )
     seconds: float
     evaluator: str
+    nonzero: int | None = None  # weights of layers, without biases, that are not 0; after a cycle only
 
 
 @dataclass

@@ -51,12 +51,9 @@ def _rows(folder: Path) -> list[tuple[str, Claim, str]]:
 
 
 def _on(result: dict[str, Any], ways: Ways) -> str:
-    """Data and network, how long the first way of each method runs, and the machines, if there were several."""
+    """Data and network, how long ways run whose label does not say it, and the machines, if there were several."""
     models = {result["settings"]["ways"][label]["model"] for label in ways}
-    first: dict[type, str] = {}
-    for way in ways.values():
-        first.setdefault(type(way.method), _length(way))
-    lengths = dict.fromkeys(first.values())
+    lengths = dict.fromkeys(_length(way) for label, way in ways.items() if _length(way) not in label)
     parts = [part for run in result["runs"] if run["method"] in ways for part in (run, *run.get("before", []))]
     machines = {part["machine"] for part in parts if "machine" in part}
     several = [f"{len(machines)} machines"] if len(machines) > 1 else []

@@ -65,6 +65,9 @@ class SGDStepper:
             current = self.loss(self.model(x), y)
             current.backward()
         refuse_not_finite(current.item())
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
+            raise FloatingPointError("the gradient is not finite")
         self.optimizer.step()
         self.schedule.step()
         return current.item()

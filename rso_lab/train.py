@@ -108,8 +108,8 @@ def fit(
 
     `ranks`: the processes that share the search, from `ranks.joined()`. With a `parallel` setting each searches a part
     of a convolution's weights, otherwise each has a part of every mini-batch. Of Subspace each has a part of the
-    directions, of ES and GA one of the members: the weights are one process's, bit for bit. Rank 0 shows progress and
-    writes.
+    directions, of ES and GA one of the members: the weights are one process's, bit for bit, where each has as many
+    threads. Rank 0 shows progress and writes.
 
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn, and for checkpoints of
     another run; FloatingPointError when the loss is not finite; RanksError when another rank has ended.
@@ -545,10 +545,12 @@ def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Co
     return sum(chosen_losses) / len(chosen_losses)
 
 
-def _measured(job: _Job) -> dict[str, float]:
+def _measured(job: _Job) -> dict[str, Any]:
     test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
     train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
-    return {"loss": loss, "test_accuracy": test_accuracy, "train_accuracy": train_accuracy}
+    weights = [parameter for parameter in job.network.module.parameters() if parameter.dim() > 1]
+    nonzero = sum(int(weight.count_nonzero()) for weight in weights)
+    return {"loss": loss, "test_accuracy": test_accuracy, "train_accuracy": train_accuracy, "nonzero": nonzero}
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from rso_lab.__main__ import main
 from rso_lab.experiments import (
     EXPERIMENTS,
     FALL,
+    NONZERO,
     Size,
     Way,
     _of,
@@ -104,13 +105,16 @@ def test_how_far_the_accuracy_falls_at_most():
 
 def test_how_many_weights_are_not_zero(tiny, tmp_path, monkeypatch):
     def ways(size):
-        return {"a tenth": Way(rso.Masks(1, 100, 0.1, density=0.1, mask_rate=0.0))}
+        return {"a tenth": Way(rso.Masks(2, 100, 0.1, density=0.1, mask_rate=0.0))}
 
     monkeypatch.setitem(EXPERIMENTS, "order", replace(EXPERIMENTS["order"], ways=ways))
     list(perform("order", "class", 1, tmp_path))
     (run,) = read(tmp_path / "order_class.json")["runs"]
     model = rso.models.build("one_conv", rso.load("digits"), seed=0)
-    assert run["nonzero"] == round(0.1 * model.conv1.weight.numel()) + model.fc.weight.numel()
+    expected = round(0.1 * model.conv1.weight.numel()) + model.fc.weight.numel()
+    assert [cycle["nonzero"] for cycle in run["cycles"]] == [expected, expected]
+    run["cycles"][0]["nonzero"] = 7000
+    assert NONZERO.of(run) == 7000
 
 
 def test_the_scale_of_the_first_weights(tiny, tmp_path):
@@ -165,13 +169,14 @@ def test_it_goes_on_where_it_was_interrupted(tiny, tmp_path, monkeypatch):
 
 @pytest.fixture
 def two_methods(tiny, monkeypatch):
-    """An experiment whose one way trains by a method, then by another."""
+    """An experiment whose one way trains by a method, then by another, then by the first."""
+    first = rso.Subspace(1, 100, 1.0, dimensions=5)
 
     def ways(size):
-        return {"both": Way(size.sgd, before=rso.Subspace(2, 100, 1.0, dimensions=5))}
+        return {"all": Way(replace(size.sgd, epochs=1), before=(first, size.sgd, first))}
 
     monkeypatch.setitem(EXPERIMENTS, "order", replace(EXPERIMENTS["order"], ways=ways))
-    return ways(TINY)["both"]
+    return ways(TINY)["all"]
 
 
 COUNTED = ("updates", "evaluations", "multiply_adds")
@@ -183,18 +188,19 @@ def test_one_method_goes_on_where_another_ended(two_methods, tmp_path):
     (run,) = result["runs"]
     data = rso.load("digits")
     model = rso.models.build("one_conv", data, seed=0)
-    first, second = (rso.fit(model, data, method, seed=0) for method in (two_methods.before, two_methods.method))
-    records = [*first.cycles, *second.cycles]
+    methods = [*two_methods.before, two_methods.method]
+    histories = [rso.fit(model, data, method, seed=1000 * stage) for stage, method in enumerate(methods)]
+    records = [record for history in histories for record in history.cycles]
     assert [cycle["test_accuracy"] for cycle in run["cycles"]] == [record.test_accuracy for record in records]
-    assert [cycle["cycle"] for cycle in run["cycles"]] == [1, 2, 3, 4]
+    assert [cycle["cycle"] for cycle in run["cycles"]] == [1, 2, 3, 4, 5]
     for key in COUNTED:
-        assert run["cycles"][-1][key] == getattr(first.cycles[-1], key) + getattr(second.cycles[-1], key)
+        assert run["cycles"][-1][key] == sum(getattr(history.cycles[-1], key) for history in histories)
     assert run["seconds"] == run["cycles"][-1]["seconds"] > run["cycles"][1]["seconds"]
-    assert result["settings"]["ways"]["both"]["before"]["dimensions"] == 5
+    assert result["settings"]["ways"]["all"]["before"][2]["dimensions"] == 5
     assert list(perform("order", "class", 1, tmp_path)) == []
 
 
-@pytest.mark.parametrize("cycles", [1, 2, 3])
+@pytest.mark.parametrize("cycles", [1, 2, 3, 4])
 def test_it_goes_on_in_the_method_that_was_interrupted(two_methods, tmp_path, monkeypatch, cycles):
     folders = tmp_path / "whole", tmp_path / "cut"
     for folder in folders:
@@ -214,7 +220,7 @@ def test_it_goes_on_in_the_method_that_was_interrupted(two_methods, tmp_path, mo
             list(perform("order", "class", 1, folders[1]))
     list(perform("order", "class", 1, folders[1]))
     whole, cut = (read(folder / "order_class.json")["runs"][0] for folder in folders)
-    assert len(cut["cycles"]) == 4
+    assert len(cut["cycles"]) == 5
     for before, after in zip(whole["cycles"], cut["cycles"], strict=True):
         assert {**after, "seconds": 0} == {**before, "seconds": 0}
     assert list((folders[1] / "checkpoints").iterdir()) == []
@@ -348,6 +354,16 @@ def test_the_report_has_mean_and_range_over_seeds(done):
     assert row.startswith(f"| {claim.question} | {claim.paper} | ")
     assert "| digits, one_conv, 2 cycles, 2 epochs |" in row
     assert row.endswith("`python -m rso_lab experiment updates --size class --seeds 2` |")
+
+
+def test_the_report_has_the_length_of_each_way_once(tiny, tmp_path, monkeypatch):
+    def ways(size):
+        evolution = {f"ES of {epochs}": Way(rso.ES(epochs, 100, 0.1, samples=1)) for epochs in (3, 1)}
+        return evolution | {"GA": Way(rso.GA(3, 100, population=2, parents=2)), "longer, 2 epochs": Way(size.sgd)}
+
+    monkeypatch.setitem(EXPERIMENTS, "order", replace(EXPERIMENTS["order"], ways=ways))
+    list(perform("order", "class", 1, tmp_path))
+    assert "| digits, one_conv, 3 epochs, 1 epoch |" in report(tmp_path)
 
 
 def test_the_best_way_of_many():

@@ -114,6 +114,8 @@ def test_what_goes_together_is_taken():
     rso.ES(1, 10, 0.1, samples=1)
     rso.GA(1, 10, population=2, parents=2)
     rso.Masks(1, 10, 0, density=1)
+    with pytest.raises(ValueError, match="learning_rate is 0, with mask_rate=0: expected more"):
+        rso.Masks(1, 10, 0, mask_rate=0)
 
 
 def no_gradient(outputs, y):
@@ -138,6 +140,9 @@ def test_what_cannot_be_trained_is_said(digits, digits64):
     with pytest.raises(ValueError, match="mask_output is False: the network has no layer to mask"):
         rso.fit(one_layer, digits, rso.Masks(1, 10, 0.1), seed=0)
     assert rso.fit(one_layer, digits, rso.Masks(1, 10, 0.1, mask_output=True), seed=0).cycles
+    normed = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+    with pytest.raises(ValueError, match="the network has no layer to mask"):
+        rso.fit(normed, digits, rso.Masks(1, 10, 0.1), seed=0)
     with pytest.raises(ValueError, match="batch_size is 121: expected at most 120"):
         rso.fit(one_layer, digits, rso.GA(1, 121), seed=0)
     with pytest.raises(ValueError, match="Masks runs in one process"):
@@ -464,7 +469,7 @@ def test_without_a_rate_the_mask_is_all_that_is_learned(digits64):
 
 
 def test_scores_that_raise_the_loss_go_down():
-    """Over all masks of six weights, loss times pull is the derivative of the expected loss; ranks take their place."""
+    """REINFORCE over all masks of six weights is the derivative of the expected loss; ranks stand in for losses."""
     masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=6)), dtype=torch.float64)
     losses = (masks @ torch.linspace(-1, 2, 6, dtype=torch.float64)).square()
     scores = torch.linspace(-2, 1, 6, dtype=torch.float64, requires_grad=True)
@@ -482,18 +487,18 @@ def test_the_masks_that_are_drawn(digits64):
     """Pairs are opposite; chances are met; scores go along the noise."""
     settings = rso.Masks(1, 30, 0.1, density=0.25, sampling="bernoulli", pairs=2000)
     made = stepper(settings, two_layers(), digits64)
-    masks, pulls = made.draw()
+    masks, log_gradients = made.draw()
     chances = made.chances()
     assert float(chances.mean()) == pytest.approx(0.25, abs=1e-6)
-    assert torch.equal(pulls, masks - chances)
+    assert torch.equal(log_gradients, masks - chances)
     assert not bool((masks[:2000] * masks[2000:]).any())  # below one half, opposite draws never both use a weight
     error = (chances * (1 - chances) / 4000).sqrt()
     assert ((masks.mean(0) - chances).abs() < 5 * error).all()
     made = stepper(rso.Masks(1, 30, 0.1, density=0.25, pairs=3), two_layers(), digits64)
-    masks, pulls = made.draw()
-    assert torch.equal(pulls[:3], -pulls[3:])
-    for mask, pull in zip(masks, pulls, strict=True):
-        assert torch.equal(mask, top_k(made.scores + 0.1 * 0.1 * pull, 64))
+    masks, log_gradients = made.draw()
+    assert torch.equal(log_gradients[:3], -log_gradients[3:])
+    for mask, log_gradient in zip(masks, log_gradients, strict=True):
+        assert torch.equal(mask, top_k(made.scores + 0.1 * 0.1 * log_gradient, 64))
 
 
 def test_the_scores_fit_the_density():
@@ -502,6 +507,19 @@ def test_the_scores_fit_the_density():
     assert float(moved.sigmoid().mean()) == pytest.approx(0.1, abs=1e-6)
     torch.testing.assert_close(moved - moved[0], (scores - scores[0]) / 20)
     assert shift_to(scores, 0.5).abs().max() == 6
+
+
+@pytest.mark.parametrize(("density", "size"), [(0.001, 2000), (1e-6, 2000), (0.02, 10)])
+def test_the_chances_fit_as_many_weights_as_are_used(digits64, density, size):
+    """Also where these are few, and then the scores still differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = nn.Linear(64, size // 10), nn.Linear(size // 10, 10), nn.Linear(10, 10)
+    model = nn.Sequential(nn.Flatten(), *layers).double()
+    made = stepper(rso.Masks(1, 30, 0.1, density=density, sampling="bernoulli"), model, digits64)
+    _, chances = made.chances().split(made.sizes)
+    assert float(chances.sum()) == pytest.approx(max(1, round(density * size)), rel=1e-4)
+    assert len(chances.unique()) == size
 
 
 # Ranks

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import rso_lab as rso
+from rso_lab.relatives.masks import MASK_RATES
 from rso_lab.report import report, summary
 
 ROOT = Path(__file__).parent.parent
@@ -65,9 +67,27 @@ def test_the_floor_of_sigma_that_is_advised_is_the_best_that_was_measured():
     assert max(accuracies, key=lambda floor: sum(accuracies[floor])) == 1.0
 
 
+def test_the_rates_of_the_relatives_are_the_best_that_were_measured():
+    accuracies, settings = {}, {}
+    for record in json.loads((ROOT / "results" / "relatives_rates.json").read_text("utf-8"))["records"]:
+        experiment, way, tried = record["way"].split(": ")
+        sums = accuracies.setdefault((experiment, way), {})
+        sums[tried] = sums.get(tried, 0) + record["accuracy"]
+        settings[record["way"]] = record["settings"]
+    for (name, way), sums in accuracies.items():
+        experiment = rso.experiments.EXPERIMENTS[name]
+        method = experiment.ways(experiment.sizes["class"])[way].method
+        best = settings[f"{name}: {way}: {max(sums, key=sums.get)}"]
+        taken = json.loads(json.dumps(asdict(method)))
+        for one in (best, taken):
+            if one.get("mask_rate", 0) is None:
+                one["mask_rate"] = MASK_RATES[one["sampling"]]
+        assert best == taken, (name, way)
+
+
 def test_the_table_of_peers_in_the_readme_is_the_recorded_one():
     methods = json.loads((ROOT / "results" / "peers.json").read_text("utf-8"))["methods"]
-    assert set(methods) == {"rso", "snes", "spsa", "differences", "adam"}
+    assert set(methods) == {"rso", "snes", "es", "ga", "differences", "rbd", "adam"}
     for name, record in methods.items():
         reached = {point["mark"]: f"{point['test_accuracy']:.1%}" for point in record["curve"]}
         row = f"| {name} | " + " | ".join(reached.get(mark, "") for mark in (30, 120, 300, 600)) + " |"
@@ -182,8 +202,9 @@ LEVELS = [
         ("08_against_sgd", f"RSO reads {_peer('rso')}."),
         (
             "08_against_sgd",
-            f"reads {_peer('snes')}, and a gradient that is estimated from a few losses {_peer('spsa')}",
+            f"reads {_peer('snes')} (EvoTorch's) and {_peer('es')} (this kit's,",
         ),
+        ("08_against_sgd", f"reads {_peer('rbd')}; with the whole of it"),
         ("08_against_sgd", f"it is {_peer('adam', 30)} after 30 seconds"),
     ],
 )
@@ -198,6 +219,14 @@ def test_what_remarks_quote_is_recorded():
     kept = [100 * rso.experiments.KEPT.of(run) for run in runs]
     assert f"with a new mini-batch for each weight, it is {min(kept):.0f} to {max(kept):.0f} %" in said
     assert f"with batches of 5000, {_updates_to_90(5000)} are enough" in said
+    accuracies = {}
+    for run in rso.experiments.read(ROOT / "results" / "masks_class.json")["runs"]:
+        accuracies.setdefault(run["method"], []).append(100 * run["cycles"][-1]["test_accuracy"])
+    mean = {way: np.mean(of) for way, of in accuracies.items()}
+    fixed = [f"2 %, {kind}, fixed" for kind in ("random", "largest")]
+    leads = [mean[learned] - mean[way] for learned in ("2 %, scores", "2 %, Bernoulli") for way in fixed]
+    assert f"of 2 % learned ones are {min(leads):.0f} to {max(leads):.0f} points ahead" in said
+    assert round(max(mean[f"{way}, 60 epochs"] - mean[way] for way in fixed)) == 1
 
 
 def test_the_figures_for_a_teachers_talk_are_recorded():

@@ -1,6 +1,7 @@
 """SGD: torch's own loop written out, the schedule in closed form, and what it shares with RSO."""
 
 import copy
+import itertools
 
 import pytest
 import reference
@@ -118,6 +119,18 @@ def test_stopped_early_the_model_is_valid(digits64):
     x = model[0](digits64.x_train)
     torch.testing.assert_close(model[1].running_mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(model[1].running_var, x.var((0, 2, 3), correction=0))
+
+
+def test_a_gradient_that_is_not_finite_is_not_taken(digits64):
+    model, calls = reference.small_network(), itertools.count()
+
+    def loss(outputs, y):
+        zero = 0 * outputs.sum()
+        return F.cross_entropy(outputs, y) + (zero.sqrt() if next(calls) > 2 else zero)
+
+    with pytest.raises(FloatingPointError, match="the gradient is not finite in epoch 1"):
+        rso.fit(model, digits64, rso.SGD(2, 30, 0.1), seed=0, loss=loss)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_what_sgd_cannot_do_is_said(digits):

@@ -19,17 +19,18 @@ class ES:
 
     The estimate of the gradient is the mean of loss * noise / sigma over all members, a sample's mirror image having
     the opposite noise; then the optimizer takes a step. Gressmann et al.'s NES is samples=250, sigma=0.01,
-    antithetic=False, optimizer="sgd", own_batch=True, with a rate of 0.005. Raises ValueError, naming the setting.
+    antithetic=False, optimizer="sgd", own_batch=True; their code also divides the step by sqrt(D), for D weights, so
+    its rate of 0.005 is 0.005 / sqrt(D) here. Raises ValueError, naming the setting.
     """
 
     uses_gradient: ClassVar[bool] = False
 
     epochs: int = explained("passes over the training set")
     batch_size: int = explained("images in a mini-batch, one a generation (Gressmann: 32)")
-    learning_rate: float = explained("of the optimizer (Salimans: Adam 0.01; Gressmann: 0.005)")
+    learning_rate: float = explained("of the optimizer (Salimans: Adam 0.01; Gressmann: 0.005 / sqrt(D))")
     _: KW_ONLY
     samples: int = explained(
-        "directions of noise in a generation (Salimans: 10,000 episodes; Gressmann: 250)", default=25
+        "directions of noise in a generation (Salimans: 5,000, each with its mirror image; Gressmann: 250)", default=25
     )
     sigma: float = explained("how far out the members are (Salimans: 0.02; Gressmann: 0.01)", default=0.1)
     antithetic: bool = explained(

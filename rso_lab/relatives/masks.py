@@ -1,5 +1,6 @@
 """Masks by evolution, weights by gradient descent: networks that are sparse from the first step on."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,20 +14,20 @@ from rso_lab.relatives.surface import Surface, draw_rows, draw_seeds, noise_gene
 from rso_lab.rso import BELOW_1, explained, refuse_what_cannot_be, with_meanings
 
 MASK_RATES = {"scores": 0.003, "bernoulli": 3.0}
-FARTHEST = 6.0  # that a Bernoulli score may be from 0: its chance stays between 0.25 and 99.75 %
+FARTHEST = 6.0  # that a Bernoulli score may be from 0, beyond the logit of the density
 
 
 @with_meanings
 @dataclass(frozen=True)
 class Masks:
-    """Which weights are used is learned by evolution, the weights by SGD, both from the same passes.
+    """An evolution strategy learns which weights are used, SGD learns the weights, both from the same passes.
 
-    After the hybrid of Lenc et al. 2019, of which we had the abstract only: ES for the masks, gradients for the
-    weights, sparse from the first step. All else is ours: that each weight has a score, whose top k in each tensor are
-    used; how masks are drawn in pairs and the scores moved; that SGD takes the mean gradient of all drawn masks; and
-    all values. Of convolutions and linear layers only the weights are masked, of the last of them nothing unless told.
+    So does the hybrid of Lenc et al. 2019, sparse from the first step. We had its abstract only; the rest is ours: each
+    weight has a score, and in each tensor the k weights with the highest scores are used; masks are drawn in pairs; SGD
+    takes the mean gradient of a step's masks; and all default values. Masked are the weights of convolutions and linear
+    layers, not their biases, and not the output layer unless told.
 
-    Whenever it rests, the model's weights are theta times the mask of the top k = max(1, round(density * size)).
+    After each step the model's weights are theta times the mask of the top k = max(1, round(density * size)).
     Raises ValueError, naming the setting, its value and what is allowed.
     """
 
@@ -55,11 +56,13 @@ class Masks:
     momentum: float = explained(
         "the share of the last step that the weights' next one goes on with", least=0, most=BELOW_1, default=0.9
     )
-    mask_output: bool = explained("mask the output layer too", default=False)
+    mask_output: bool = explained("mask the output layer, the last convolution or linear layer, too", default=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         refuse_what_cannot_be(self)
+        if self.learning_rate == 0 and self.mask_rate == 0:
+            raise ValueError("learning_rate is 0, with mask_rate=0: expected more of one of them, nothing to train")
 
 
 class MasksStepper:
@@ -73,10 +76,10 @@ class MasksStepper:
         names = masked_tensors(settings, task, self.surface)
         self.theta = nn.Parameter(self.surface.here())
         sizes = [self.surface.trained[name].numel() for name in names]
-        self.used = [max(1, round(settings.density * size)) for size in sizes]  # of each masked tensor
+        self.active = [max(1, round(settings.density * size)) for size in sizes]  # in each masked tensor
         self.sizes = sizes
-        self.masked = torch.cat([torch.arange(self.surface.size)[self.surface.places[name]] for name in names])
-        self.masked = self.masked.to(self.theta.device)  # places in theta
+        self.indices = torch.cat([torch.arange(self.surface.size)[self.surface.places[name]] for name in names])
+        self.indices = self.indices.to(self.theta.device)  # places in theta
         self.rate = MASK_RATES[settings.sampling] if settings.mask_rate is None else settings.mask_rate
         self.evaluations = 2 * settings.pairs if self.rate else 1
         self.multiply_adds = THERE_AND_BACK * task.forward * self.evaluations
@@ -85,8 +88,8 @@ class MasksStepper:
         self.scores = self.first_scores()
 
     def first_scores(self) -> Tensor:
-        """Of mean 0 and deviation sigma in each masked tensor; where they stand for chances, moved to fit."""
-        like = self.theta.detach()[self.masked]
+        """Scores (masked weights,): in each tensor of mean 0 and deviation sigma; of chances, moved to fit."""
+        like = self.theta.detach()[self.indices]
         (scores,) = draw_rows(draw_seeds(1, self.noise), 1, like)
         if self.settings.start == "magnitude":
             sizes = [part.abs() for part in like.split(self.sizes)]
@@ -94,20 +97,23 @@ class MasksStepper:
         scores = self.settings.sigma * scores
         return self.fitting(scores) if self.settings.sampling == "bernoulli" else scores
 
-    def hold(self) -> None:
+    def apply_mask(self) -> None:
         """Give the model theta times the mask of the top scores."""
-        self.surface.move_to(self.theta.detach() * self.spread(self.top(self.scores)))
+        self.surface.move_to(self.theta.detach() * self.full_mask(self.top(self.scores)))
 
     def top(self, scores: Tensor) -> Tensor:
-        """1 for the k highest of each tensor's scores, else 0."""
-        return torch.cat([top_k(part, k) for part, k in zip(scores.split(self.sizes), self.used, strict=True)])
+        """The mask (masked weights,): 1 for the k highest of each tensor's scores, else 0."""
+        return torch.cat([top_k(part, k) for part, k in zip(scores.split(self.sizes), self.active, strict=True)])
 
-    def spread(self, mask: Tensor) -> Tensor:
-        """The mask of all weights (D,)."""
-        return torch.ones_like(self.theta).index_copy_(0, self.masked, mask)
+    def full_mask(self, mask: Tensor) -> Tensor:
+        """The mask of all weights (D,), given that of the masked ones: 1 for the others."""
+        return torch.ones_like(self.theta).index_copy_(0, self.indices, mask)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Masks, plus then minus (2 * pairs, masked weights), and what each says of the scores if its loss is high."""
+        """Masks (2 * pairs, masked weights), plus then minus, and of each the gradient of its log-probability.
+
+        It is the gradient by the scores, of the same shape.
+        """
         settings = self.settings
         kind = "gaussian" if settings.sampling == "scores" else "uniform"
         noise = draw_rows(draw_seeds(settings.pairs, self.noise), settings.pairs, self.scores, kind)
@@ -120,25 +126,26 @@ class MasksStepper:
         return masks, masks - chances
 
     def chances(self) -> Tensor:
-        """With which each weight is used, where each is drawn by itself; 1 in a tensor of which all are used."""
-        parts = zip(self.scores.split(self.sizes), self.used, strict=True)
+        """With which each masked weight is used, where each is drawn by itself; 1 in a tensor of which all are."""
+        parts = zip(self.scores.split(self.sizes), self.active, strict=True)
         return torch.cat([part.sigmoid() if k < len(part) else torch.ones_like(part) for part, k in parts])
 
     def fitting(self, scores: Tensor) -> Tensor:
-        """The scores, in each tensor moved by one number, so that the mean chance is the density; none beyond 6."""
-        return torch.cat([shift_to(part, self.settings.density) for part in scores.split(self.sizes)])
+        """The scores (masked weights,), in each tensor moved by one number: k of its weights are drawn on average."""
+        parts = zip(scores.split(self.sizes), self.active, strict=True)
+        return torch.cat([shift_to(part, k / len(part)) if k < len(part) else part for part, k in parts])
 
     def step(self, x: Tensor, y: Tensor) -> float:
         """A step of the weights and one of the scores; the loss is the mean over the masks: see `descent.Stepper`."""
-        masks, pulls = self.draw() if self.rate else (self.top(self.scores)[None], None)
-        found = [self.surface.slope(self.theta, self.spread(mask), x, y) for mask in masks]
+        masks, log_gradients = self.draw() if self.rate else (self.top(self.scores)[None], None)
+        found = [self.surface.slope(self.theta, self.full_mask(mask), x, y) for mask in masks]
         losses = torch.tensor([loss for loss, _ in found], dtype=torch.float64)
         self.theta.grad = torch.stack([gradient for _, gradient in found]).mean(0)
         self.optimizer.step()
-        if pulls is not None:
-            moved = self.scores - self.rate * score_gradient(losses, pulls)
+        if log_gradients is not None:
+            moved = self.scores - self.rate * score_gradient(losses, log_gradients)
             self.scores = self.fitting(moved) if self.settings.sampling == "bernoulli" else moved
-        self.hold()
+        self.apply_mask()
         return float(losses.mean())
 
     def state_dict(self) -> dict[str, Any]:
@@ -161,7 +168,7 @@ class MasksStepper:
 def masked_tensors(settings: Masks, task: Task, surface: Surface) -> list[str]:
     """Names of the trained weights of convolutions and linear layers. Raises ValueError where none can be masked."""
     weighted = [layer for layer in task.network.layers if isinstance(layer.module, _ConvNd | nn.Linear)]
-    if not settings.mask_output and weighted and weighted[-1] is task.network.layers[-1]:
+    if not settings.mask_output:
         weighted = weighted[:-1]
     names = [name for layer in weighted if (name := f"{layer.name}.weight".lstrip(".")) in surface.trained]
     if not names:
@@ -174,15 +181,23 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores).index_fill_(0, scores.topk(k).indices, 1)
 
 
-def score_gradient(losses: Tensor, pulls: Tensor) -> Tensor:
-    """Which way the scores raise the loss: the mean over the masks of rank times pull (masks, size)."""
-    return centred_ranks(losses).to(pulls) @ pulls / len(pulls)
+def score_gradient(losses: Tensor, log_gradients: Tensor) -> Tensor:
+    """The estimated gradient of the loss by the scores (size,): REINFORCE, with ranks for the losses (masks,).
+
+    log_gradients (masks, size) are those of the log-probability of each mask.
+    """
+    return centred_ranks(losses).to(log_gradients) @ log_gradients / len(log_gradients)
 
 
 def shift_to(scores: Tensor, density: float) -> Tensor:
-    """The scores (size,) moved by one number, found by bisection, for a mean chance of `density`; none beyond 6."""
-    low, high = -2 * FARTHEST - float(scores.max()), 2 * FARTHEST - float(scores.min())
+    """The scores (size,) moved by one number, found by bisection, for a mean chance of `density`, below 1.
+
+    None ends farther from 0 than the density's logit plus 6: at a fixed bound, scores of a low density would be equal.
+    """
+    logit = math.log(density / (1 - density))
+    low, high = logit - float(scores.max()), logit - float(scores.min())
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (low, middle) if float((scores + middle).sigmoid().mean()) > density else (middle, high)
-    return (scores + low).clamp_(-FARTHEST, FARTHEST)
+    farthest = FARTHEST + abs(logit)
+    return (scores + low).clamp_(-farthest, farthest)

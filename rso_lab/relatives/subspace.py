@@ -18,10 +18,11 @@ from rso_lab.rso import BELOW_1, explained, refuse_what_cannot_be, with_meanings
 class Subspace:
     """Gradient descent along a few random directions: a = P g, then theta - rate * P' a, for P (dimensions, D).
 
-    Drawn anew at each step: random bases descent (RBD; Gressmann, Eaton-Rosen & Luschi 2020). Drawn once: fixed
-    projection descent (FPD), as in Li et al. 2018. Each direction has length 1, so that a step's mean is d / D of
-    SGD's; nothing makes up for it but the rate. "orthonormal" directions are held in memory, all of them; of others,
-    where they are drawn anew, 64 at a time. Raises ValueError, naming the setting, its value and what is allowed.
+    theta (D,) are the weights, g (D,) the gradient. Directions drawn anew at each step: random bases descent (RBD;
+    Gressmann, Eaton-Rosen & Luschi 2020). Drawn once: fixed projection descent (FPD), as in Li et al. 2018. Each
+    direction has length 1, so a step is on average dimensions / D of SGD's; the rate has to make up for that. All
+    "orthonormal" directions are in memory at once; of others, where they are drawn anew, 64. Raises ValueError, naming
+    the setting, its value and what is allowed.
     """
 
     uses_gradient: ClassVar[bool] = True
@@ -32,7 +33,7 @@ class Subspace:
         "times the projected gradient (Gressmann, on MNIST: 1.0 dense, 0.0625 convolutions)"
     )
     _: KW_ONLY
-    dimensions: int = explained("directions (Gressmann, Table 1: 250; Li, on MNIST: 750 to 90 % of SGD)", default=250)
+    dimensions: int = explained("directions (Gressmann, Table 1: 250)", default=250)
     redraw: bool = explained("draw them anew at each step (RBD), or once (FPD)", default=True)
     compartments: Literal["network", "layer"] = explained(
         "directions through all weights, or as many in each layer, at most its size (Gressmann tries both)",
@@ -97,20 +98,24 @@ class SubspaceStepper:
         return loss
 
     def project(self, gradient: Tensor) -> Tensor:
-        """P' P g (D,): each rank finds the coordinates along its share of the directions, and all rebuild the sum.
+        """P' P g (D,), for the gradient g (D,).
 
-        Each piece is drawn once, and added in its turn, whoever has drawn it.
+        Ranks find the coordinates along a share of the directions each, and all of them rebuild the sum, piece after
+        piece in the same order. Each rank draws each piece once a step, so it keeps the moves along its own.
         """
         directions = self.drawing() if self.settings.redraw else self.kept.__getitem__
+        total, numbers = torch.zeros_like(gradient), list(range(len(self.pieces)))
         coordinates = gradient.new_zeros(self.dimensions)
         moves: dict[int, Tensor] = {}
-        numbers = list(range(len(self.pieces)))
         for number in self.ranks.own(numbers):
             piece, drawn = self.pieces[number], directions(number)
             coordinates[piece.rows] = drawn @ gradient[piece.place]
             moves[number] = drawn.T @ coordinates[piece.rows]
+            if self.ranks.count == 1:
+                total[piece.place] += moves.pop(number)
+        if self.ranks.count == 1:
+            return total
         coordinates = self.ranks.sum(coordinates)
-        total = torch.zeros_like(gradient)
         for number in numbers:
             piece = self.pieces[number]
             if number not in moves:

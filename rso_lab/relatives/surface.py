@@ -29,6 +29,7 @@ class Surface:
 
     def here(self) -> Tensor:
         """A copy of the model's weights (D,)."""
+        # torch's parameters_to_vector takes no channels_last ones, and vector_to_parameters would share our memory.
         return torch.cat([parameter.detach().flatten() for parameter in self.trained.values()])
 
     @torch.no_grad()
@@ -75,12 +76,12 @@ def draw_seed(generator: torch.Generator) -> int:
 
 
 def draw_seeds(rows: int, generator: torch.Generator) -> list[int]:
-    """A seed for each chunk of so many rows."""
+    """A seed of 32 bits for each chunk of so many rows."""
     return [draw_seed(generator) for _ in chunks(rows)]
 
 
 def chunks(rows: int) -> list[int]:
-    """How many rows each chunk has. It is a part of what is drawn: a chunk is not its rows, drawn one by one."""
+    """How many rows each chunk has. Other chunks would be other noise: torch draws rows together, not row by row."""
     return [min(CHUNK, rows - begun) for begun in range(0, rows, CHUNK)]
 
 
