@@ -93,7 +93,7 @@ class Cloud(Pictured):
         self.figure = Figure(figsize=(7.2, 3.4))
         self.figure.subplots_adjust(left=0.08, right=0.98, bottom=0.14, top=0.98)
         self.axes = self.figure.subplots()
-        along, aside = torch.linspace(-2, 9, 34), torch.linspace(-2.2, 3, 17)
+        along, aside = torch.linspace(-2, 9, 34), torch.linspace(-2.2, 3.4, 18)
         losses = self.plane.surface(along, aside).numpy()
         plots.hills(along.numpy(), aside.numpy(), losses, self.plane.trained.numpy(), self.axes)
         self.artists: list = []
