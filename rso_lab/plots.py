@@ -628,14 +628,17 @@ def cloud(
     return artists
 
 
-def pixels(pictures: Mapping[str, NDArray]) -> Figure:
-    """Numbers for each pixel (H, W), a heat map each, by name."""
-    figure = Figure(figsize=(2.9 * len(pictures), 2.6), layout="constrained")
-    for ax, (name, numbers) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
-        shown = ax.imshow(numbers, cmap="cividis", vmin=0)
+def pixels(differ: NDArray, counts: Mapping[str, NDArray]) -> Figure:
+    """How many weights read each pixel (H, W), by name: dots on a map of how much the pixels differ."""
+    figure = Figure(figsize=(3.2 * len(counts) + 0.8, 3), layout="constrained")
+    axes = figure.subplots(1, len(counts), squeeze=False)[0]
+    for ax, (name, read) in zip(axes, counts.items(), strict=True):
+        shown = ax.imshow(differ, cmap="Blues", vmin=0)
+        rows, columns = read.nonzero()
+        ax.scatter(columns, rows, s=45 * read[rows, columns], color=ORANGE, edgecolors="black")
         ax.set(xticks=[], yticks=[])
-        ax.set_title(name, fontsize="medium")
-        figure.colorbar(shown, ax=ax, shrink=0.8)
+        ax.set_title(f"{name}: {read.sum()} weights", fontsize="medium")
+    figure.colorbar(shown, ax=axes, label="how much a pixel differs")
     return figure
 
 

@@ -327,11 +327,11 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
         (
-            "An evolution strategy without pairs and ranks. All losses are about 2.6. What moves the centre?",
+            "An evolution strategy without pairs and ranks. All losses are about 3.6. What moves the centre?",
             {
-                "Mostly chance: 2.6 times the mean noise": "What all losses have in common multiplies the noise, too. "
+                "Mostly chance: 3.6 times the mean noise": "What all losses have in common multiplies the noise, too. "
                 "It drowns the small differences that tell the way.",
-                "The differences between the losses": "They take part, but they are small beside the 2.6. Pairs, or "
+                "The differences between the losses": "They take part, but they are small beside the 3.6. Pairs, or "
                 "ranks, leave only them.",
                 "Nothing, for the losses are nearly equal": "Each loss multiplies its own noise, and the mean of the "
                 "noise is not 0.",

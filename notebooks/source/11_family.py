@@ -33,7 +33,6 @@ import rso_lab as rso
 print("Loading ...")
 rso.lessons.begin()
 data = rso.load("digits")
-# or, much slower: data = rso.load("mnist", train_limit=2000, test_limit=500)
 
 # %% [markdown]
 # ## 1 · Play: a family race (5 minutes)
@@ -41,10 +40,10 @@ data = rso.load("digits")
 # Six ways to train one network, all from the same random weights. It has a hidden layer of 32 neurons, and 2,410 weights. RSO
 # and SGD you know. The others are the subject of this lesson; for now a sentence on each is enough.
 #
-# * **ES**, an *evolution strategy*: 50 networks around the present one vote where to go.
-# * **GA**, a *genetic algorithm*: 100 networks; the best of them have children, the others go.
-# * **RBD** and **FPD** are SGD half blind: they see the slopes along 50 random directions only. RBD draws new directions for
-#   each step, FPD keeps the first ones.
+# * ES, an *evolution strategy*: 50 networks around the present one vote where to go.
+# * GA, a *genetic algorithm*: 100 networks; the best of them have children, the others go.
+# * RBD and FPD are SGD half blind: they see the slopes along 50 random directions only. RBD draws new directions for each
+#   step, FPD keeps the first ones.
 #
 # Whoever has spent least of what is counted makes the next step, as in lesson 08. Press **Start**, and wait for the end. Then go
 # through the four things that can be counted. Who is ahead by which of them?
@@ -55,9 +54,9 @@ methods = {
     "RSO": rso.RSO(cycles=3, batch_size=500, batch_every="neuron"),
     "ES": rso.ES(epochs=15, batch_size=128, learning_rate=0.03),
     "GA": rso.GA(epochs=9, batch_size=128),
-    "SGD": rso.SGD(epochs=15, batch_size=32, learning_rate=0.1),
-    "RBD": rso.Subspace(epochs=15, batch_size=32, learning_rate=2.0, dimensions=50),
-    "FPD": rso.Subspace(epochs=15, batch_size=32, learning_rate=2.0, dimensions=50, redraw=False),
+    "SGD": rso.SGD(epochs=10, batch_size=32, learning_rate=0.1),
+    "RBD": rso.Subspace(epochs=10, batch_size=32, learning_rate=2.0, dimensions=50),
+    "FPD": rso.Subspace(epochs=10, batch_size=32, learning_rate=2.0, dimensions=50, redraw=False),
 }
 race = rso.widgets.Race(model, data, methods, against="evaluations")
 race
@@ -140,8 +139,8 @@ def shadow(gradient, directions):
 rso.lessons.check(shadow)
 
 # %% [markdown]
-# Now we train with it. **Random bases descent** (RBD) takes a step of SGD with the shadow in place of the gradient, and draws new
-# directions for each step. **Fixed projection descent** (FPD) draws them once: it never leaves the subspace of the start. (Our
+# Now we train with it. *Random bases descent* (**RBD**) takes a step of SGD with the shadow in place of the gradient, and draws new
+# directions for each step. *Fixed projection descent* (**FPD**) draws them once: it never leaves the subspace of the start. (Our
 # directions are at random angles. Among 2,410 weights these are nearly right angles, as lesson 03 showed, so we leave it at that.)
 #
 # Ten directions of 2,410, 20 epochs. SGD would read 97 %. Your prediction, for both?
@@ -254,9 +253,9 @@ rso.lessons.compare(prediction, each_alone.cycles[-1].test_accuracy, "Each alone
 #
 # <details><summary>An answer</summary>
 #
-# At the start each member has a loss of about 2.6, a bit more or a bit less. Only the bit tells the way; but all of the 2.6
-# multiplies the noise. So what is added up is mostly 2.6 times the mean noise, and the mean of 50 random arrows is not 0 but
-# some other random arrow. Divided by sigma it is about 2.6 / 0.1 · sqrt(2,410 / 50) = 180 long, and the gradient is 3 long.
+# At the start each member has a loss of about 3.6, by 0.3 more or less. Only the 0.3 tells the way, but all of the 3.6
+# multiplies the noise. So what is added up is mostly 3.6 times the mean noise, and the mean of 50 random arrows is not 0 but
+# some other random arrow. Divided by sigma it is about 3.6 / 0.1 · sqrt(2,410 / 50) = 250 long, and the gradient is 3 long.
 #
 # In pairs, plus - minus takes away what both have in common. Ranks do it, too: they have the mean 0. Either of them is enough.
 #
@@ -315,16 +314,17 @@ for name, method in masks.items():
 rso.lessons.compare(prediction, history.cycles[-1].test_accuracy, "Test images right, learned mask")
 
 # %% [markdown]
-# Where are the weights that are left? The picture counts for each of the 8 x 8 pixels how many weights read it. On the left is how
-# much the pixel differs from image to image: at the edges hardly anything is ever drawn.
+# Where are the weights that are left? Each dot below is a pixel that one of the 41 weights reads; the larger the dot, the more
+# weights. The darker the pixel, the more it differs from image to image: at the sides hardly anything is ever drawn.
 
 # %%
 rso.lessons.kept_pixels(masked, data)
 
 # %% [markdown]
-# The learned mask has moved away from the dull pixels, and nobody told it which these are. Recorded, three seeds: random 82.5 %,
-# learned 88.7 %, and 96.9 % with all weights. (The learned mask takes four passes a step where the fixed one takes one.) At 10 %
-# there is hardly a difference: 94.1 % and 94.3 %. Where many weights are left, it matters little which.
+# The random mask reads pixels as they come. The learned one has moved to those that differ, and nobody told it which these are.
+# Recorded, three seeds: random 82.5 %, learned 88.7 %, and 96.9 % with all weights. (The learned mask takes four passes a step where
+# the fixed one takes one.) At 10 % there is hardly a difference: 94.1 % and 94.3 %. Where many weights are left, it matters little
+# which.
 #
 # **And the mask alone?** Turn it round: the weights stay random for ever, and only the mask is learned. (The learning rate is 0. In place of
 # a score each weight has a *chance* of being used, which ES moves up or down.) Can a network learn to read by leaving weights out?
