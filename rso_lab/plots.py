@@ -624,7 +624,7 @@ def cloud(
         artists.append(ax.annotate("", tuple(end), tuple(centre), arrowprops=arrow, zorder=4))
         artists += ax.plot(*end, color=colour, linewidth=width, alpha=alpha, label=label)
     artists += ax.plot(*centre, "o", color="white", markeredgecolor="black", markersize=8, label="centre", zorder=5)
-    ax.legend(loc="upper left", fontsize="small")
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", frameon=False)
     return artists
 
 

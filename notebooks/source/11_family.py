@@ -18,7 +18,7 @@
 # Lesson 10 ended with a question: RSO is not the only way to train without the gradient, or with little of it. What do
 # its relatives do? After this lesson you can
 #
-# * project a gradient on a few random directions, and say why ten of them are enough, if one draws them anew,
+# * find the shadow of a gradient on a few random directions, and say why ten of them are enough, if they are drawn anew,
 # * estimate a gradient from losses alone, and say why the networks come in pairs,
 # * say what a genetic algorithm does and what it leaves out,
 # * train a network of which most weights are zero from the first step on,
@@ -69,10 +69,12 @@ race.finish()
 
 # %% [markdown]
 # The axis picks the winner, here too. By evaluations, those that use the gradient are far ahead, for one gradient tells more than
-# one loss. By updates of all weights, RSO is. By multiply-adds RSO is close to SGD, since it computes only what one changed weight
-# can change; ES and GA change all weights of each network that they try, and have to compute all of it.
+# one loss. By updates of all weights, RSO is. (A generation of ES or GA counts as one update, like a step of SGD.) By multiply-adds RSO
+# and RBD are about level, and SGD is ahead of both. ES and GA need many times more: they change all weights of every network
+# that they try, and have to compute all of it, where RSO computes only what one changed weight can change.
 #
-# Two lines deserve a second look. RBD sees 50 numbers of 2,410 and is hardly behind SGD. FPD sees 50, too, and stays far below.
+# Two lines deserve a second look. RBD sees 50 numbers of 2,410 and ends a few points behind SGD. FPD sees 50, too, and ends far
+# below.
 
 # %% [markdown]
 # ## 2 · A shadow of the gradient (10 minutes)
@@ -140,7 +142,7 @@ rso.lessons.check(shadow)
 
 # %% [markdown]
 # Now we train with it. *Random bases descent* (**RBD**) takes a step of SGD with the shadow in place of the gradient, and draws new
-# directions for each step. *Fixed projection descent* (**FPD**) draws them once: it never leaves the subspace of the start. (Our
+# directions for each step. *Fixed projection descent* (**FPD**) draws them once: it never leaves what these can reach from the start. (Our
 # directions are at random angles. Among 2,410 weights these are nearly right angles, as lesson 03 showed, so we leave it at that.)
 #
 # Ten directions of 2,410, 20 epochs. SGD would read 97 %. Your prediction, for both?
@@ -187,7 +189,8 @@ rso.widgets.Recorded("subspace", ways=["SGD", "10 fixed", "10 re-drawn", "250 fi
 # 1. Press **Draw anew** a few times. How well does the vote agree with *downhill*? Try it with 2 members, and with 100.
 # 2. With 20 members, press **Go there** until you are near the star. (**Back** leads to the start.) The steps all have the same
 #    length. What happens near the star?
-# 3. Go back, make sigma 0.1, and change *in opposite pairs* to *each alone*. Draw anew a few times. What has happened to the vote?
+# 3. Go back, make sigma about 0.1, and change *in opposite pairs* to *each alone*. Draw anew a few times. What has happened to
+#    the vote?
 
 # %%
 rso.widgets.Cloud(data)
@@ -279,7 +282,7 @@ family = ["ES", "GA", "RSO", "RSO, network level"]
 rso.widgets.Recorded("evolution", against="evaluations", ways=family)
 
 # %% [markdown]
-# For as many losses ES gets farther: it uses all members, also the bad ones, which say where *not* to go. Recorded, after about
+# For as many losses ES gets farther. It uses all members, also the bad ones: they say where *not* to go. Recorded, after about
 # 30,000 losses, three seeds: GA 85.9 %, RSO at the network level 92.6 %, ES 94.6 %, RSO 95.6 %. The RSO paper says of its network
 # level that it "is close to how genetic algorithms function" (§4.2): all weights move at once, and the better network stays. The
 # difference: RSO keeps one network and compares it with two, GA keeps 20 and tries 100.
@@ -414,9 +417,10 @@ rbd = rso.fit(model, data, rso.Subspace(epochs=20, batch_size=32, learning_rate=
 rso.lessons.ledger("11", es, rbd)
 
 # %% [markdown]
-# **What the papers say.** Gressmann et al. 2020: figures in section 2. Salimans et al. 2017 (abstract): ES trained on more than a
-# thousand processors at once, since "only scalars" travel. Such et al. 2017 trained networks for Atari games with a GA. Lenc et al. 2019 call masks by ES "surprisingly competitive" with dense training: at
-# 10 % we see 94.3 % against 96.9 %, at 2 % it is 88.7 %. All our figures are digits and a small network.
+# **What the papers say.** Gressmann et al. 2020: figures in section 2. Salimans et al. 2017 (abstract): ES works on over a thousand
+# processors at once, for it "only needs to communicate scalars", single numbers. Such et al. 2017 trained networks for Atari games with a GA. Lenc et al. 2019 (abstract) call
+# theirs "surprisingly competitive": at 10 % we see 94.3 % against 96.9 %, at 2 % it is 88.7 %. All our figures are of digits and a
+# small network.
 #
 # **Where to go on.**
 #

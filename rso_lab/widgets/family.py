@@ -90,22 +90,24 @@ class Cloud(Pictured):
 
     def __init__(self, data: Data):
         self.plane = Plane(data)
-        self.figure = Figure(figsize=(7.2, 3.4))
-        self.figure.subplots_adjust(left=0.08, right=0.98, bottom=0.14, top=0.98)
+        self.figure = Figure(figsize=(7.4, 2.7))
+        self.figure.subplots_adjust(left=0.08, right=0.72, bottom=0.17, top=0.98)
         self.axes = self.figure.subplots()
         along, aside = torch.linspace(-2, 9, 34), torch.linspace(-2.2, 3.4, 18)
         losses = self.plane.surface(along, aside).numpy()
         plots.hills(along.numpy(), aside.numpy(), losses, self.plane.trained.numpy(), self.axes)
         self.artists: list = []
         self.generator = torch.Generator().manual_seed(0)
-        wide = ipw.Layout(min_width="300px")
-        self.sigma = ipw.FloatLogSlider(0.5, min=-1.5, max=0.5, step=0.25, description="sigma", readout_format=".2f")
+        wide = ipw.Layout(width="260px")
+        self.sigma = ipw.FloatLogSlider(
+            10**-0.25, min=-1.5, max=0.5, step=0.25, description="sigma", readout_format=".2f"
+        )
         self.sigma.continuous_update, self.sigma.layout = False, wide
         self.members = ipw.SelectionSlider(
             options=(2, 4, 10, 20, 50, 100), value=20, description="members", continuous_update=False, layout=wide
         )
-        self.pairs = ipw.Dropdown(options={"in opposite pairs": True, "each alone": False}, description="members")
-        self.said = ipw.Label(layout=ipw.Layout(width="100%"))  # a line of its own: the picture stays where it is
+        self.pairs = ipw.Dropdown(options={"in opposite pairs": True, "each alone": False}, layout={"width": "160px"})
+        self.said = ipw.Label()
         self.image = ipw.HTML()
         self.post = poster()
         self.anew = ipw.Button(description="Draw anew", tooltip="Another generation around the same centre")
@@ -120,8 +122,9 @@ class Cloud(Pictured):
         for control in (self.sigma, self.members, self.pairs):
             control.observe(lambda change: self.post(self.draw), names="value")
         self.back()
-        controls = [self.sigma, self.members, self.pairs, *buttons, self.said]
-        super().__init__([ipw.HBox(controls, layout=ipw.Layout(flex_flow="row wrap")), self.image])
+        rows = [[self.sigma, self.members, self.pairs], [*buttons, self.said]]
+        wrapped = [ipw.HBox(row, layout=ipw.Layout(flex_flow="row wrap")) for row in rows]
+        super().__init__([*wrapped, self.image])
 
     def back(self) -> None:
         """Let the centre be the random weights."""
@@ -152,6 +155,5 @@ class Cloud(Pictured):
         self.artists = plots.cloud(
             self.centre.numpy(), members.numpy(), ranks.numpy(), self.vote.numpy(), downhill.numpy(), self.axes
         )
-        told = f"the vote's cosine with downhill is {self.cosine:.2f}"
-        self.said.value = f"Loss at the centre {self.loss:.3f}; {told}."
+        self.said.value = f"Loss at the centre: {self.loss:.3f}. Cosine of vote and downhill: {self.cosine:.2f}."
         self.image.value = image(self.figure, f"{count} members, sigma {sigma:.2f}. {self.said.value}")
