@@ -586,6 +586,9 @@ def cosines(draws: Sequence[tuple[int, float]], total: tuple[int, float], weight
     ax.plot(*zip(*draws, strict=True), "o", color=ORANGE, markersize=4, alpha=0.6, label="shadows so far")
     ax.plot(*total, "D", color=BLUE, markersize=7, label="added up")
     ax.set(xscale="log", ylim=(0, 1.05), xlabel=f"directions d, of D = {weights:,} weights", ylabel="cosine")
+    powers = [10**power for power in range(len(str(weights)))]
+    ax.set_xticks(powers, [f"{number:,}" for number in powers])  # plain: formulas take long to set
+    ax.minorticks_off()
     ax.grid(alpha=0.3)
     ax.legend(loc="upper left", fontsize="small")
     return ax

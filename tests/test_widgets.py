@@ -352,13 +352,13 @@ def test_shadows_are_as_long_as_chance_has_it_and_add_up(digits):
     together = added.get_ydata()[0]
     assert together == pytest.approx(F.cosine_similarity(seen.sum, seen.gradient, dim=0).item())
     assert together == pytest.approx((600 / (size + 600)) ** 0.5, rel=0.1)  # 20 draws: 600 directions
-    assert f"20 draws added up: cosine {together:.3f}." in seen.said.value
+    assert f"20 draws added up: {together:.3f}." in seen.said.value
     (end,) = (line for line in seen.axes[0].lines if line.get_label() == "its shadow")
     assert end.get_data() == pytest.approx((cosines[-1], 0))
     seen.directions.value = size
     assert torch.equal(seen.shadow, seen.gradient)
     assert (seen.times, len(seen.draws)) == (1, 22)
-    assert "cosine 1.000, sqrt(d / D) is 1.000. 1 draw." in seen.said.value
+    assert "Cosine 1.000, expected 1.000. 1 draw." in seen.said.value
 
 
 @pytest.fixture(scope="module")

@@ -64,10 +64,10 @@ class Shadow(Pictured):
         expected = (number / self.size) ** 0.5
         plots.shadow(cosine, expected, self.axes[0])
         plots.cosines(self.draws, (number, together), self.size, self.axes[1])
-        of = f"{number:,} of {self.size:,} directions: cosine {cosine:.3f}, sqrt(d / D) is {expected:.3f}"
-        draws = "1 draw" if self.times == 1 else f"{self.times} draws added up: cosine {together:.3f}"
-        self.said.value = f"{of}. {draws}."
-        self.image.value = image(self.figure, f"A gradient and its shadow. {self.said.value}")
+        draws = "1 draw." if self.times == 1 else f"{self.times} draws added up: {together:.3f}."
+        self.said.value = f"Cosine {cosine:.3f}, expected {expected:.3f}. {draws}"
+        told = f"A gradient and its shadow on {number:,} of {self.size:,} directions. {self.said.value}"
+        self.image.value = image(self.figure, told)
 
 
 def projected(gradient: Tensor, number: int, generator: torch.Generator) -> Tensor:
