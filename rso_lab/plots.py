@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.container import BarContainer
@@ -561,6 +562,87 @@ def clash(
     ax.set_title(f"the loss; first: {names[0]}, second: {names[1]}", fontsize="small")
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", frameon=False)
     return ax
+
+
+def shadow(cosine: float, expected: float, ax: Axes) -> Axes:
+    """A gradient as an arrow of length 1 above the directions that are looked along, and its shadow on them."""
+    ax.axhline(0, color=GREY, linewidth=1)
+    high = max(0.0, 1 - cosine**2) ** 0.5
+    for end, colour, label in (((cosine, high), BLUE, "gradient"), ((cosine, 0.0), ORANGE, "its shadow")):
+        ax.annotate("", end, (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 3, "shrinkB": 0})
+        ax.plot(*end, color=colour, linewidth=3, label=label)
+    ax.plot([cosine, cosine], [high, 0], color=GREY, linestyle=":", linewidth=1)
+    ax.plot(expected, 0, "|", color="black", markersize=14, label="sqrt(d / D)")
+    ax.set(xlim=(-0.05, 1.1), ylim=(-0.15, 1.1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    ax.set(xlabel="along the directions", ylabel="at a right angle to them")
+    ax.legend(loc="upper right", fontsize="small")
+    return ax
+
+
+def cosines(draws: Sequence[tuple[int, float]], total: tuple[int, float], weights: int, ax: Axes) -> Axes:
+    """Cosines of shadows with their gradient, draw by draw: (directions, cosine); and of the sum of the last ones."""
+    numbers = np.geomspace(1, weights, 50)
+    ax.plot(numbers, np.sqrt(numbers / weights), color="black", linestyle="--", linewidth=1, label="sqrt(d / D)")
+    ax.plot(*zip(*draws, strict=True), "o", color=ORANGE, markersize=4, alpha=0.6, label="shadows so far")
+    ax.plot(*total, "D", color=BLUE, markersize=7, label="added up")
+    ax.set(xscale="log", ylim=(0, 1.05), xlabel=f"directions d, of D = {weights:,} weights", ylabel="cosine")
+    powers = [10**power for power in range(len(str(weights)))]
+    ax.set_xticks(powers, [f"{number:,}" for number in powers])  # plain: formulas take long to set
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+    ax.legend(loc="upper left", fontsize="small")
+    return ax
+
+
+def hills(along: NDArray, aside: NDArray, losses: NDArray, trained: NDArray, ax: Axes) -> Axes:
+    """The loss (aside, along) over a plane of the weights, with random ones at its origin and trained ones."""
+    levels = np.geomspace(losses.min(), losses.max(), 18)[1:-1]
+    ax.contour(along, aside, losses, levels=levels, cmap="cividis", linewidths=1)
+    ax.plot(0, 0, "s", color="white", markeredgecolor="black", markersize=7, label="random weights")
+    ax.plot(*trained, "*", color="black", markersize=12, label="where SGD got")
+    ax.set(xlabel="towards where SGD got", ylabel="at a right angle", aspect="equal")
+    ax.set(xlim=(along[0], along[-1]), ylim=(aside[0], aside[-1]))
+    return ax
+
+
+def cloud(
+    centre: NDArray, members: NDArray, ranks: NDArray, vote: NDArray, downhill: NDArray, ax: Axes
+) -> list[Artist]:
+    """Members (n, 2) around a centre, the lower the rank (n,) of their loss the darker, their vote, and downhill.
+
+    Returns the artists, to take them away again.
+    """
+    look: dict[str, Any] = {
+        "c": ranks,
+        "cmap": "Oranges_r",
+        "s": 26,
+        "edgecolors": GREY,
+        "linewidths": 0.5,
+        "zorder": 3,
+    }
+    artists: list[Artist] = [ax.scatter(*members.T, label="members, dark: low loss", **look)]
+    for move, colour, width, label in ((downhill, BLUE, 6, "downhill"), (vote, "black", 2.5, "their vote")):
+        end, alpha = centre + move, 0.6 if colour == BLUE else 1
+        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "alpha": alpha, "shrinkA": 0, "shrinkB": 0}
+        artists.append(ax.annotate("", tuple(end), tuple(centre), arrowprops=arrow, zorder=4))
+        artists += ax.plot(*end, color=colour, linewidth=width, alpha=alpha, label=label)
+    artists += ax.plot(*centre, "o", color="white", markeredgecolor="black", markersize=8, label="centre", zorder=5)
+    ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize="small", frameon=False)
+    return artists
+
+
+def pixels(differ: NDArray, counts: Mapping[str, NDArray]) -> Figure:
+    """How many weights read each pixel (H, W), by name: dots on a map of how much the pixels differ."""
+    figure = Figure(figsize=(3.2 * len(counts) + 0.8, 3), layout="constrained")
+    axes = figure.subplots(1, len(counts), squeeze=False)[0]
+    for ax, (name, read) in zip(axes, counts.items(), strict=True):
+        shown = ax.imshow(differ, cmap="Blues", vmin=0)
+        rows, columns = read.nonzero()
+        ax.scatter(columns, rows, s=45 * read[rows, columns], color=ORANGE, edgecolors="black")
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{name}: {read.sum()} weights", fontsize="medium")
+    figure.colorbar(shown, ax=axes, label="how much a pixel differs")
+    return figure
 
 
 def states(neuron: int = 2, weight: int = 4, shape: tuple[int, int] = (4, 9)) -> Figure:

@@ -315,4 +315,35 @@ QUIZZES: dict[str, list[tuple[str, dict[str, str]]]] = {
             },
         ),
     ],
+    "11": [
+        (
+            "Ten random directions of 2,410, new ones at each step, train well. Ten that are kept do not. Why?",
+            {
+                "The shadows of many steps add up to nearly the gradient": "Each has a small part that goes the "
+                "gradient's way. The rest is different each time, and cancels.",
+                "Ten directions show most of the gradient": "The cosine is about 0.06: nearly a right angle. It is as "
+                "small for those that are kept.",
+                "The new directions are chosen better": "Nobody chooses them: they are drawn at random.",
+            },
+        ),
+        (
+            "An evolution strategy without pairs and ranks. All losses are about 3.6. What moves the centre?",
+            {
+                "Mostly chance: 3.6 times the mean noise": "What all losses have in common multiplies the noise, too. "
+                "It drowns the small differences that tell the way.",
+                "The differences between the losses": "They take part, but they are small beside the 3.6. Pairs, or "
+                "ranks, leave only them.",
+                "Nothing, for the losses are nearly equal": "Each loss multiplies its own noise, and the mean of the "
+                "noise is not 0.",
+            },
+        ),
+        (
+            "Two computers train a network of a million weights with RBD, 250 directions. What does each send?",
+            {
+                "250 numbers a step": "The coordinates. The directions come from a seed that both know.",
+                "A million numbers a step": "That is the whole gradient, as SGD sends it.",
+                "250 directions of a million numbers each": "Both can draw them: the same seed draws the same numbers.",
+            },
+        ),
+    ],
 }

@@ -209,6 +209,28 @@ def test_a_race_is_run(lesson):
     assert lesson.is_without_errors()
 
 
+@lesson_of("11_family")
+def test_a_shadow_and_a_cloud_by_mouse_and_by_keyboard(lesson):
+    lesson.run_cell("lessons.begin()")
+    for name, heading, button in (("Shadow", "A shadow", "Draw anew"), ("Cloud", "A cloud", "Go there")):
+        lesson.run_cell(f"widgets.{name}")
+        widget = lesson.part(heading)
+        picture = widget.locator("img")
+        before = picture.get_attribute("alt")
+        widget.get_by_role("button", name=button).click()
+        expect(picture).not_to_have_attribute("alt", before)
+        before = picture.get_attribute("alt")
+        widget.locator(".noUi-handle").first.focus()
+        lesson.page.keyboard.press("ArrowRight")
+        expect(picture).not_to_have_attribute("alt", before)
+        lesson.look(widget)
+    before = picture.get_attribute("alt")
+    widget.locator("select").focus()
+    lesson.page.keyboard.press("ArrowDown")
+    expect(picture).not_to_have_attribute("alt", before)
+    assert lesson.is_without_errors()
+
+
 @lesson_of("10_your_own")
 def test_a_digit_is_drawn_by_mouse_and_by_touch_and_chosen_by_keyboard(lesson):
     lesson.run_cell("lessons.begin()")

@@ -20,7 +20,7 @@ LESSONS = {lesson.number: ROOT / lesson.path for lesson in lists.lessons()}
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text("utf-8")
 TERMS = dict(re.findall(r"^\* \*\*(.+?)\*\* \(\[?(\d\d)\b", GLOSSARY, re.MULTILINE))
 GUIDE = (ROOT / "docs" / "teachers.md").read_text("utf-8")
-BUTTON = {"Start", "Pause", "Stop", "Reset"}
+BUTTON = {"Start", "Pause", "Stop", "Reset", "Back"}
 
 
 def words(path):

@@ -13,6 +13,7 @@ import rso_lab as rso
 from rso_lab import plots, widgets
 from rso_lab.quizzes import QUIZZES
 from rso_lab.widgets import Microscope
+from rso_lab.widgets.family import projected
 
 
 @pytest.fixture
@@ -322,3 +323,95 @@ def test_the_map_of_gains_marks_the_best_steps():
     ax = plots.gains(np.array([[0.1, 0.3], [0.2, 0.1]]), (1, 10), (0.1, 1))
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines] == [(0, 1), (1, 0)]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "10"]
+
+
+def test_the_shadow_is_the_nearest_that_the_directions_reach():
+    """Against least squares, in float64."""
+    gradient = torch.randn(40, generator=torch.Generator().manual_seed(1)).double()
+    directions = torch.randn(7, 40, generator=torch.Generator().manual_seed(2))
+    found = projected(gradient.float(), 7, torch.Generator().manual_seed(2))
+    nearest = torch.linalg.lstsq(directions.double().T, gradient[:, None]).solution
+    assert torch.allclose(found.double(), directions.double().T @ nearest[:, 0], atol=1e-4)
+
+
+def test_shadows_are_as_long_as_chance_has_it_and_add_up(digits):
+    seen = widgets.Shadow(digits)
+    size = len(seen.gradient)
+    assert size == 2410
+    seen.directions.value = 30
+    before, picture = seen.shadow, seen.image.value
+    for _ in range(19):
+        seen.anew.click()
+    assert seen.times == 20
+    assert not torch.equal(seen.shadow, before)
+    assert seen.image.value != picture
+    assert seen.said.value in seen.image.value
+    cosines = [cosine for number, cosine in seen.draws if number == 30]
+    assert np.mean(np.square(cosines)) == pytest.approx(30 / size, rel=0.2)
+    (added,) = (line for line in seen.axes[1].lines if line.get_label() == "added up")
+    together = added.get_ydata()[0]
+    assert together == pytest.approx(F.cosine_similarity(seen.sum, seen.gradient, dim=0).item())
+    assert together == pytest.approx((600 / (size + 600)) ** 0.5, rel=0.1)  # 20 draws: 600 directions
+    assert f"20 draws added up: {together:.3f}." in seen.said.value
+    (end,) = (line for line in seen.axes[0].lines if line.get_label() == "its shadow")
+    assert end.get_data() == pytest.approx((cosines[-1], 0))
+    seen.directions.value = size
+    assert torch.equal(seen.shadow, seen.gradient)
+    assert (seen.times, len(seen.draws)) == (1, 22)
+    assert "Cosine 1.000, expected 1.000. 1 draw." in seen.said.value
+
+
+@pytest.fixture(scope="module")
+def cloud(digits):
+    return widgets.Cloud(digits)
+
+
+def test_the_members_vote_downhill(cloud):
+    cloud.pairs.value, cloud.members.value, cloud.sigma.value = True, 100, 0.1
+    cloud.home.click()
+    agreed = []
+    for _ in range(5):
+        cloud.anew.click()
+        agreed.append(cloud.cosine)
+    assert min(agreed) > 0.9
+    assert cloud.vote.norm().item() == pytest.approx(cloud.STEP)
+    cloud.pairs.value = False  # losses as they are: chance
+    alone = []
+    for _ in range(10):
+        cloud.anew.click()
+        alone.append(cloud.cosine)
+    assert np.mean(alone) < np.mean(agreed) - 0.2
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_the_vote_is_the_members_losses_times_their_noise(cloud, pairs):
+    cloud.members.value, cloud.sigma.value, cloud.pairs.value = 10, 0.5, pairs
+    cloud.anew.click()
+    members = torch.from_numpy(cloud.artists[0].get_offsets().data).float()
+    assert len(members) == 10
+    away = (members - cloud.centre) / cloud.sigma.value
+    if pairs:
+        assert torch.allclose(away[:5], -away[5:], atol=1e-5)
+    votes = -cloud.plane.losses(members) @ away  # each flees from its noise as much as its loss is high
+    assert F.cosine_similarity(votes, cloud.vote, dim=0).item() == pytest.approx(1, abs=1e-4)
+    ranks = cloud.artists[0].get_array()
+    assert ranks.argmin() == cloud.plane.losses(members).argmin()
+
+
+def test_the_centre_follows_the_votes_and_comes_back(cloud):
+    cloud.pairs.value, cloud.members.value, cloud.sigma.value = True, 50, 0.5
+    cloud.home.click()
+    first, vote, picture = cloud.loss, cloud.vote, cloud.image.value
+    cloud.there.click()
+    assert torch.equal(cloud.centre, vote)
+    for _ in range(7):
+        cloud.there.click()
+    assert cloud.loss < first / 2
+    assert cloud.loss == pytest.approx(cloud.plane.losses(cloud.centre[None]).item())
+    assert cloud.said.value in cloud.image.value
+    assert cloud.image.value != picture
+    labels = [line.get_label() for line in cloud.axes.lines]
+    assert labels.count("centre") == labels.count("their vote") == 1  # those of the last generation are gone
+    cloud.home.click()
+    assert cloud.loss == pytest.approx(first)
+    assert base64.b64decode(cloud._repr_mimebundle_()[0]["image/png"]).startswith(b"\x89PNG")

@@ -407,10 +407,5 @@ rso.widgets.Quiz("10", 3)
 # are moved at the same time (07), how far one gets with them, compared with the slope itself (08, 09). And now: what they see
 # when there is no slope at all. The picture is still the same. You can read it on any staircase.
 #
-# **Where to go on.**
-#
-# * In a terminal, `python -m rso_lab experiments` lists the paper's claims as experiments that take minutes, and
-#   `python -m rso_lab experiment mnist --size full` begins the real thing: it can be interrupted, and goes on.
-# * `python -m rso_lab train --help`: every setting is a flag. The README tells more.
-# * Read `rso_lab/rso.py` beside the paper's Algorithm 1. Now you know every line of it.
-# * Take a problem of your own that has no gradient. You have everything you need.
+# **The question for the next lesson.** RSO is not the only way to train without the gradient, or with little of it. What do its
+# relatives do?

@@ -40,6 +40,7 @@ from rso_lab.lessons.deeper import (
     paper_days,
     paper_points,
 )
+from rso_lab.lessons.family import check_es_gradient, check_shadow, gradient_of, kept_pixels
 from rso_lab.lessons.how_much import RandomProposals, check_cosine, gain_table
 from rso_lab.lessons.initialisation import check_he_sigma, check_normalise, random_networks
 from rso_lab.lessons.one_weight import (
@@ -87,8 +88,10 @@ __all__ = [
     "equal_guesses",
     "evaluate",
     "gain_table",
+    "gradient_of",
     "growth",
     "kept_by_layer",
+    "kept_pixels",
     "kept_promises",
     "layer_signals",
     "ledger",
@@ -134,6 +137,8 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "merge": check_merge,
     "my_net": check_my_net,
     "sgd_step": check_sgd_step,
+    "shadow": check_shadow,
+    "es_gradient": check_es_gradient,
 }
 
 

@@ -47,9 +47,11 @@ def ledger(lesson: str, history: History, *rivals: History) -> None:
         images = f"{run.settings['data']}, {len(run.cycles)} x {run.settings['batch_size']}"
         spent = f"{last.evaluations:>11,} {last.multiply_adds / 1e9:>9,.1f} billion {last.seconds:>6.1f} s"
         lines[name] = f"{images:<20} {run.settings['parameters']:>7,} {last.test_accuracy:>8.1%} {spent}"
-    print(f"lesson  {'data, cycles x batch':<20} weights accuracy evaluations     multiply-adds     time")
-    for name in sorted(name for name in lines if name <= max(runs)):
-        print(f"{name:8}{lines[name]}")
+    shown = sorted(name for name in lines if name <= max(runs))
+    width = max(8, *(len(name) + 1 for name in shown))
+    print(f"{'lesson':{width}}{'data, cycles x batch':<20} weights accuracy evaluations     multiply-adds     time")
+    for name in shown:
+        print(f"{name:{width}}{lines[name]}")
     with contextlib.suppress(OSError), replacing(LEDGER) as file:  # a folder that is not ours to write to
         file.write_text(json.dumps(lines), encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from rso_lab.widgets.cost import Cost, Ripple
 from rso_lab.widgets.deeper import Bill
 from rso_lab.widgets.drawing import DrawDigit
+from rso_lab.widgets.family import Cloud, Shadow
 from rso_lab.widgets.grid import Grid
 from rso_lab.widgets.microscope import Microscope
 from rso_lab.widgets.quiz import Quiz
@@ -15,6 +16,7 @@ __all__ = [
     "Batches",
     "Bill",
     "Clash",
+    "Cloud",
     "Cost",
     "DrawDigit",
     "Grid",
@@ -26,6 +28,7 @@ __all__ = [
     "Race",
     "Recorded",
     "Ripple",
+    "Shadow",
     "Steps",
     "Workers",
     "watch",
