@@ -19,7 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves, tree_map
 
+from rso_lab.data import NORMALISE
 from rso_lab.ranks import ALONE, Ranks
 from rso_lab.workers import workers
 
@@ -110,6 +112,32 @@ def pieces(size: int, largest: int) -> list[slice]:
     return [slice(*ends_of_piece) for ends_of_piece in itertools.pairwise(ends)]
 
 
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The tensors in what a network puts out: a tensor, or tuples, lists and dictionaries of them."""
+    return [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def map_tensors(change: Callable[[Tensor], Any], outputs: Any) -> Any:
+    """The same with each tensor changed."""
+    return tree_map(lambda value: change(value) if isinstance(value, Tensor) else value, outputs)
+
+
+def _joined(pieces: Sequence[Any]) -> Any:
+    """What a network puts out for some pieces of rows, in one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    columns = zip(*map(tensors_of, pieces), strict=True)
+    return map_tensors(lambda _: torch.cat(next(columns)), pieces[0])
+
+
+def _are_alike(outputs: Any, others: Any) -> bool:
+    """Whether two networks, or one in two ways, put out the same, roughly."""
+    mine, theirs = tensors_of(outputs), tensors_of(others)
+    return [value.shape for value in mine] == [value.shape for value in theirs] and all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True) for a, b in zip(mine, theirs, strict=True)
+    )
+
+
 def measure(value: Tensor) -> Moments:
     """Of each channel (dimension 1): mean, sum of squares about it, and how many numbers that is of."""
     dims = [d for d in range(value.dim()) if d != 1]
@@ -185,10 +213,10 @@ class Network(fx.Interpreter):
         self.sizes = self._sizes({self.input: example, **values}, len(example))
         self.mixes_rows = self._mixes_rows(example, outputs)
 
-    def outputs(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> Any:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
         outputs = self.in_pieces({self.input: x}, lambda values, rows: values[self.nodes[-1]])
-        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return _joined(outputs)
 
     @in_float32
     def propagate(
@@ -341,27 +369,35 @@ class Network(fx.Interpreter):
 
     @torch.no_grad()
     @torch.random.fork_rng(devices=[])
-    def _try(self, example: Tensor) -> tuple[Values, Tensor]:
+    def _try(self, example: Tensor) -> tuple[Values, Any]:
         """What each node puts out for a mini-batch, and the outputs where batch norms have their own statistics.
 
         Refuses a graph that fails, draws at random or is not the model.
         """
+        versions = [parameter._version for parameter in self.module.parameters()]
         try:
             values, again = (
                 self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:]) for _ in range(2)
             )
             outputs, traced = self.module(example.clone()), self.outputs(example)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            remedy = "" if example.is_floating_point() else f"; it gets {example.dtype} values as they are: {NORMALISE}"
             raise ValueError(
-                f"the network fails in {self.running.target!r} on images of shape {tuple(example.shape)}: {error}"
+                f"the network fails in {self.running.target!r} on images of shape {tuple(example.shape)}: "
+                f"{error}{remedy}"
             ) from error
+        if [parameter._version for parameter in self.module.parameters()] != versions:
+            raise ValueError(
+                "the network changes its own parameters when it is called (an embedding with max_norm, say): the three "
+                "losses would be of other weights"
+            )
         for node in self.nodes[1:]:
             if isinstance(values[node], Tensor) and not torch.allclose(values[node], again[node], equal_nan=True):
                 where = node.target if isinstance(node.target, str) else node.name
                 raise ValueError(f"{where!r} draws at random: the three losses would differ by chance")
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"{type(self.module).__name__} puts out a {type(outputs).__name__}: expected one tensor")
-        if not torch.allclose(outputs, traced, rtol=1e-3, atol=1e-5, equal_nan=True):
+        if not tensors_of(outputs):
+            raise TypeError(f"{type(self.module).__name__} puts out a {type(outputs).__name__}: expected tensors")
+        if not _are_alike(outputs, traced):
             raise TypeError(
                 f"torch.fx sees another network than {type(self.module).__name__} is when called (a hook, or a forward "
                 "that depends on the data): change that, or train it with rso_lab.RSOptimizer"
@@ -369,15 +405,13 @@ class Network(fx.Interpreter):
         return values, traced
 
     @torch.no_grad()
-    def _mixes_rows(self, example: Tensor, together: Tensor) -> bool:
+    def _mixes_rows(self, example: Tensor, together: Any) -> bool:
         """Whether the answer for an image depends on those beside it: such a network has to see them all at once."""
         try:
-            alone = torch.cat([self.outputs(row) for row in example.split(1)])
+            alone = _joined([self.outputs(row) for row in example.split(1)])
         except (RuntimeError, ValueError, IndexError):  # it needs more than one
             return True
-        return alone.shape != together.shape or not torch.allclose(
-            alone, together, rtol=1e-3, atol=1e-5, equal_nan=True
-        )
+        return not _are_alike(alone, together)
 
     def _find_layers(self, values: Values) -> list[Layer]:
         called = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))
@@ -478,18 +512,22 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
+    """`dtype`: of the images. Whole numbers are looked up: then the parameters have to agree with each other only."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters to search (with requires_grad=True)")
     names: dict[int, str] = {}
+    others = "the images"
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if is_lazy(parameter):
             raise ValueError(f"{name!r} has no shape yet: run the model on a mini-batch once")
         if not parameter.is_floating_point():
             raise TypeError(f"{name!r} has dtype {parameter.dtype}: only floating-point parameters can be searched")
+        if not dtype.is_floating_point:
+            dtype, others = parameter.dtype, f"{name!r}"
         if parameter.dtype != dtype:
-            raise TypeError(f"{name!r} has dtype {parameter.dtype} but the images {dtype}: use model.to({dtype})")
+            raise TypeError(f"{name!r} has dtype {parameter.dtype} but {others} {dtype}: use model.to({dtype})")
         other = names.setdefault(parameter.data_ptr() if parameter.numel() else id(parameter), name)
         if other != name:
             raise ValueError(f"{name!r} and {other!r} are tied, one tensor in two places: this cannot be searched")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rso_lab.data import Data
+from rso_lab.data import NORMALISE, Data
 
 
 def he_init_(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -44,6 +44,10 @@ def build(name: str, data: Data, seed: int = 0) -> nn.Module:
     if data.x_train.dim() != 4:
         shape = tuple(data.x_train.shape)
         raise ValueError(f"x_train has shape {shape}: these networks take (N, channels, height, width)")
+    if not data.x_train.is_floating_point():
+        raise ValueError(f"x_train holds {data.x_train.dtype} values: {NORMALISE}")
+    if data.classes is None:
+        raise ValueError("these networks tell classes apart, and the targets are no labels: bring your own")
     _, channels, height, width = data.x_train.shape
     fits: dict[str, Any] = {
         "in_channels": channels,
