@@ -7,6 +7,7 @@ import inspect
 import itertools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ class Layer:
     parameters: dict[str, nn.Parameter]  # those that are searched, by dotted name within the network
     position: int  # of its node in the graph: a layer runs before those with larger ones
     normalises: str | None = None  # for a batch norm: the layer whose output it takes directly
+    shared: bool = False  # whether one of the parameters is used in several places; `position` is the first of them
 
     @property
     def is_batch_norm(self) -> bool:
@@ -358,12 +360,14 @@ class Network(fx.Interpreter):
         return sizes
 
     def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:
-        """Where in `nodes` each of the chosen modules is called."""
+        """Where in `nodes` each of the chosen batch norms is called."""
         positions: dict[str, int] = {}
         for position, node in enumerate(self.nodes):
             if node.op == "call_module" and chosen(self.fetch_attr(node.target)):
                 if node.target in positions:
-                    raise ValueError(f"module {node.target!r} is called twice: tied parameters cannot be searched")
+                    raise ValueError(
+                        f"batch norm {node.target!r} is called twice: its statistics cannot be those of both places"
+                    )
                 positions[node.target] = position
         return positions
 
@@ -414,26 +418,42 @@ class Network(fx.Interpreter):
         return not _are_alike(alone, together)
 
     def _find_layers(self, values: Values) -> list[Layer]:
-        called = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))
-        owners = dict(called)
-        for position, node in enumerate(self.nodes):  # parameters that a module's own forward reads
-            if node.op == "get_attr" and isinstance(self.fetch_attr(node.target), nn.Parameter):
-                if any(node.target.startswith(f"{name}.") for name in called):
-                    raise ValueError(f"{node.target!r} is read beside its module's call: tied parameters")
-                owners.setdefault(node.target.rpartition(".")[0], position)
+        called = {str(node.target) for node in self.nodes if node.op == "call_module"}
+        positions: dict[str, list[int]] = {}  # of each module: where it is called, or a parameter of it is read
+        uses: Counter[nn.Parameter] = Counter()
+        for position, node in enumerate(self.nodes):
+            owner, read = str(node.target), []
+            if node.op == "call_module":
+                read = list(self.fetch_attr(owner).parameters())
+            elif node.op == "get_attr" and isinstance(parameter := self.fetch_attr(owner), nn.Parameter):
+                above = (name for name in called if owner.startswith(f"{name}."))
+                owner, read = next(above, owner.rpartition(".")[0]), [parameter]
+            if read:
+                positions.setdefault(owner, []).append(position)
+                uses.update(read)
         layers: dict[str, Layer] = {}
-        for name, position in sorted(owners.items(), key=lambda owner: owner[1]):
+        claimed: set[nn.Parameter] = set()  # by the layer that runs first of those that share them
+        for name, places in sorted(positions.items(), key=lambda owner: owner[1][0]):
             module = self.module.get_submodule(name)
             parameters = {
                 f"{name}.{key}".lstrip("."): parameter
                 for key, parameter in module.named_parameters(recurse=name in called)
-                if parameter.requires_grad and not (key == "bias" and self._cancels(position, values))
+                if parameter.requires_grad
+                and parameter not in claimed
+                and not (
+                    key == "bias"
+                    and uses[parameter] == len(places)
+                    and all(self._cancels(place, values) for place in places)
+                )
             }
-            source = self.nodes[position].all_input_nodes[0].target if isinstance(module, _BatchNorm) else None
+            claimed |= set(parameters.values())
+            node = self.nodes[places[0]]
+            source = node.all_input_nodes[0].target if isinstance(module, _BatchNorm) and node.args else None
             if source not in layers or layers[source].is_batch_norm:
                 source = None
             if parameters:
-                layers[name] = Layer(name, module, parameters, position, source)
+                shared = any(uses[parameter] > 1 for parameter in parameters.values())
+                layers[name] = Layer(name, module, parameters, places[0], source, shared)
         return list(layers.values())
 
     def _cancels(self, position: int, values: Values) -> bool:
@@ -517,7 +537,7 @@ def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
         raise TypeError(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters to search (with requires_grad=True)")
-    names: dict[int, str] = {}
+    seen: dict[int, tuple[str, nn.Parameter]] = {}
     others = "the images"
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if is_lazy(parameter):
@@ -528,9 +548,13 @@ def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
             dtype, others = parameter.dtype, f"{name!r}"
         if parameter.dtype != dtype:
             raise TypeError(f"{name!r} has dtype {parameter.dtype} but {others} {dtype}: use model.to({dtype})")
-        other = names.setdefault(parameter.data_ptr() if parameter.numel() else id(parameter), name)
-        if other != name:
-            raise ValueError(f"{name!r} and {other!r} are tied, one tensor in two places: this cannot be searched")
+        place = parameter.data_ptr() if parameter.numel() else id(parameter)
+        other, same = seen.setdefault(place, (name, parameter))
+        if same is not parameter:
+            raise ValueError(
+                f"{name!r} and {other!r} are two parameters in one memory: each weight would be searched twice; make "
+                "them one parameter, or compute one from the other in the forward"
+            )
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and type(module).forward is not _BatchNorm.forward:
             raise TypeError(f"batch norm {name!r} has a forward of its own: its statistics cannot be held")

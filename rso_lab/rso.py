@@ -329,7 +329,7 @@ class Sweep:
         """
         settings = self.settings
         scale = settings.sigma_scale * annealing(self.cycle, settings) * (1 if settings.level == "weight" else 0.1)
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for visits in self.held:
             rows = draw_batch(self.size, settings.batch_size, generator)
             proposals = propose_all(visits, parameters, self.sigmas, scale, settings.distribution, generator)
@@ -530,9 +530,9 @@ def as_loss(number: Any, device: torch.device) -> Tensor:
 
 def square_norms(proposals: list[Proposal], model: nn.Module) -> Tensor:
     """|W|^2 for each candidate (P, 3), float64; W: the weights of convolutions and linear layers (§4.4)."""
-    decayed = {
-        f"{name}.weight".lstrip("."): module.weight.detach().double()
-        for name, module in model.named_modules()
+    decayed = {  # by their place in memory, each once: they may have several names
+        module.weight.data_ptr(): module.weight.detach().double()
+        for module in model.modules()
         if isinstance(module, _ConvNd | nn.Linear)
     }
     (values, *_) = proposals[0].candidates.values()
@@ -540,7 +540,7 @@ def square_norms(proposals: list[Proposal], model: nn.Module) -> Tensor:
     found = norms.expand(len(proposals), 3).clone()
     for norm, proposal in zip(found, proposals, strict=True):
         for name, values in proposal.candidates.items():
-            if name in decayed:
+            if proposal.weights[name].untyped_storage().data_ptr() in decayed:
                 squares = values.double().square().reshape(3, -1).sum(1)
                 norm += squares - squares[0]
     return found

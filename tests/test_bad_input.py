@@ -204,14 +204,6 @@ def hook(model):
     model[0].register_forward_hook(lambda module, inputs, output: 3 * output)
 
 
-def tie(model):
-    model.second.weight = model.first.weight
-
-
-def two_layers(forward):
-    return Network(forward, first=nn.Linear(64, 64), second=nn.Linear(64, 64), fc=nn.Linear(64, 10))
-
-
 def dropping(**options):
     return Network(lambda x, self: F.dropout(self.fc(x), training=self.training, **options), fc=nn.Linear(64, 10))
 
@@ -282,16 +274,6 @@ NETWORKS = {
         lambda: changed(linear(), integer_parameter),
         TypeError,
         "'counter' has dtype torch.int64",
-    ),
-    "tied parameters": (
-        lambda: changed(two_layers(lambda x, self: self.fc(self.second(self.first(x)))), tie),
-        ValueError,
-        r"'second\.weight' and 'first\.weight' are tied",
-    ),
-    "a module called twice": (
-        lambda: two_layers(lambda x, self: self.fc(self.first(self.first(x)))),
-        ValueError,
-        "module 'first' is called twice",
     ),
     "a forward that looks at the data": (
         lambda: Network(lambda x, self: self.fc(x) if x.sum() > 0 else x, fc=nn.Linear(64, 10)),
