@@ -207,17 +207,16 @@ def _settings(method: str) -> Any:
 
 
 def _train(options: Namespace, command: str) -> None:
+    from rso_lab.data import usable_seed
     from rso_lab.ranks import RanksError, joined
-    from rso_lab.train import SEEDS
 
     kind = _settings(options.method)
     given = {setting.name: getattr(options, setting.name) for setting in fields(kind)}
     try:
+        usable_seed(options.seed)
         method = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
     except ValueError as error:
         options.error(str(error))
-    if not 0 <= options.seed < SEEDS:
-        options.error(f"seed is {options.seed}: expected a whole number from 0 to {SEEDS - 1}")
     if options.out and options.weights and options.out.resolve() == options.weights.resolve():
         options.error("--out and --weights name the same file")
     for option, path in (("--out", options.out), ("--weights", options.weights)):

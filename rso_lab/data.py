@@ -4,6 +4,7 @@ import os
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ TORCHVISION_FILES = {"mnist": "MNIST/raw/t10k-labels-idx1-ubyte", "cifar10": "ci
 NORMALISE = "normalise the images first, for example x = (x - x_train.mean()) / x_train.std() with both as floats"
 
 LARGEST = 2**30  # bytes of a data set, far more than any of them has
+
+SEEDS = 2**32  # that there are: torch's generator on the CPU keeps 32 bits of a seed
 
 Arrays = tuple[NDArray, NDArray, NDArray, NDArray]  # x_train, y_train, x_test, y_test
 
@@ -156,6 +159,14 @@ def load(
         *_tensors(x_test[:test_limit], y_test[:test_limit], mean, deviation),
         classes=10,
     ).to(device)
+
+
+def usable_seed(seed: Any) -> int:
+    """The seed as Python's int. Raises ValueError where it is none, or one that would give the draws of another."""
+    number = seed.item() if isinstance(seed, np.integer) else seed
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < SEEDS:
+        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
+    return number
 
 
 def usable_device(device: str | torch.device) -> torch.device:

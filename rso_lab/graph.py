@@ -535,6 +535,11 @@ def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
     """`dtype`: of the images. Whole numbers are looked up: then the parameters have to agree with each other only."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
+    for name, module in model.named_modules():
+        if inside := _inside_of(module, f"model.{name}" if name else "model"):
+            raise TypeError(f"torch.fx cannot look into {type(module).__name__}: pass {inside}")
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        raise TypeError(f"{type(model).__name__} has no forward: pass a network that can be called, nn.Sequential say")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters to search (with requires_grad=True)")
     seen: dict[int, tuple[str, nn.Parameter]] = {}
@@ -562,6 +567,17 @@ def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
             raise TypeError(f"batch norm {name!r} has a forward hook: it would not run in the search")
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise ValueError(f"batch norm {name!r} has track_running_stats=False: it has no place for its statistics")
+
+
+def _inside_of(module: nn.Module, name: str) -> str | None:
+    """What to pass in place of a module that is made of another or wrapped around it; None where it is neither."""
+    exported = isinstance(module, fx.GraphModule) and "eval" in vars(module)  # torch.export's, which cannot
+    if exported or isinstance(module, torch.jit.ScriptModule):
+        return "the Python module that it was made from"
+    if "_orig_mod" in module._modules:  # by torch.compile
+        return f"the module inside, {name}._orig_mod"
+    wrappers = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+    return f"the module inside, {name}.module" if type(module).__name__ in wrappers else None
 
 
 def _refuse_dropout(model: nn.Module) -> None:

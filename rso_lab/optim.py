@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rso_lab.data import usable_seed
 from rso_lab.rso import RSO, annealing, apply, as_loss, candidate_losses, choose, layer_sigma, propose
 from rso_lab.visits import Visit, weight_visits
 
@@ -53,7 +54,7 @@ class RSOptimizer(torch.optim.Optimizer):
         self.named_parameters = {name: p for name, p in everything.items() if p.requires_grad}
         super().__init__(list(self.named_parameters.items()), defaults={})
         self.settings = RSO(cycles, batch_size=1, **settings)
-        self.generator = torch.Generator().manual_seed(int(seed))
+        self.generator = torch.Generator().manual_seed(usable_seed(seed))
         self.layers: dict[str, dict[str, nn.Parameter]] = {}
         for name, parameter in self.named_parameters.items():
             self.layers.setdefault(name.rpartition(".")[0], {})[name] = parameter

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 
 from rso_lab.checkpoint import Checkpoints, State, identify
 from rso_lab.cost import StepCosts, forward_cost
-from rso_lab.data import Data, usable_device
+from rso_lab.data import Data, usable_device, usable_seed
 from rso_lab.descent import Stepper, Task, batches_of, descend
 from rso_lab.fused import kernels
 from rso_lab.graph import Network
@@ -63,8 +62,6 @@ def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks 
     compiled = data.x_train.device.type == "cpu" and kernels is not None
     return (IncrementalEvaluator if compiled else OnDeviceEvaluator)(network, data, loss, ranks)
 
-
-SEEDS = 2**32  # that there are: torch's generator on the CPU keeps 32 bits of a seed
 
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "auto": _incremental,
@@ -292,9 +289,7 @@ def _prepare(
         )
     if not isinstance(method, Method):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
-    seed = seed.item() if isinstance(seed, np.integer) else seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
+    seed = usable_seed(seed)
     for what, function in (("loss", loss), ("metric", metric)):
         if isinstance(function, type):
             raise TypeError(f"{what} is the class {function.__name__}: pass an instance of it, {function.__name__}()")
