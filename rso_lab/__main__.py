@@ -426,9 +426,14 @@ def _plot(options: Namespace, command: str) -> None:
     from rso_lab.history import History
 
     out = options.out or options.runs[0].with_suffix(".png")
-    _refuse_unwritable(out)
     try:
         histories = [History.load(path) for path in options.runs]
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"{error.filename} cannot be read ({error.strerror}): name what train --out wrote") from error
+    _refuse_unwritable(out)
+    try:
         plots.save(plots.accuracy(histories), out)
     except (ValueError, OSError) as error:
         raise Failure(str(error)) from error

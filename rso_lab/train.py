@@ -253,7 +253,19 @@ class _Job:
         )
 
     def go_on_from(self, state: State) -> None:
-        """Take over everything from a state."""
+        """Take over everything from a state. Raises an error of some kind for one that is not of this run."""
+        last = self.method.cycles if isinstance(self.method, RSO) else self.method.epochs
+        counted = [counts for counts in state.choices.values() if min(counts.values(), default=0) > 0]
+        if not (
+            state.sigmas.keys() == self.sigmas.keys()
+            and set(state.stale) <= set(self.network.batch_norms)
+            and 1 <= state.cycle == len(state.records) + 1 <= last + 1
+            and state.choices.keys() <= {"all", *(layer.name for layer in self.network.layers)}
+            and len(counted) == len(state.choices)
+            and set().union(*counted) <= set(CANDIDATES)
+            and min(state.sweeps, state.evaluations, state.multiply_adds, state.seconds) >= 0
+        ):
+            raise ValueError("its parts do not go together")
         self.network.module.load_state_dict(state.weights)
         self.network.stale.clear()
         self.network.stale |= set(state.stale)
@@ -263,10 +275,11 @@ class _Job:
         self.generator.set_state(state.generator)
         progress = self.progress
         progress.cycle, progress.sweeps = state.cycle, state.sweeps
+        progress.choices.clear()
         progress.choices.update({name: Counter(counts) for name, counts in state.choices.items()})
         progress.evaluations, progress.multiply_adds = state.evaluations, state.multiply_adds
         progress.seconds = state.seconds
-        progress.records += [Record(**record) for record in state.records]
+        progress.records[:] = [Record(**record) for record in state.records]
 
 
 def _prepare(
@@ -391,7 +404,13 @@ def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
     if state is None:
         said.append(f"{checkpoints.folder} has no checkpoint: the run starts from the beginning")
     else:
-        job.go_on_from(state)
+        before = job.state({})
+        try:
+            job.go_on_from(state)
+        except Exception as error:  # torch lets through whatever it meets in the states of others
+            job.go_on_from(before)
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{checkpoints.folder} holds a state that is not of this run ({reason})") from error
     for line in said if job.ranks.rank == 0 else ():
         print(line)
 
