@@ -1,15 +1,19 @@
 """Data sets as normalised tensors: digits (inside scikit-learn), MNIST and CIFAR-10."""
 
 import os
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 NAMES = ("digits", "mnist", "cifar10")
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}  # of one image in the files
@@ -80,10 +84,61 @@ class Data:
         classes = int(torch.maximum(y_train.max(), y_test.max())) + 1 if labels else None
         return cls(name, x_train, y_train, x_test, y_test, classes)
 
+    @classmethod
+    def from_dataset(cls, train: Any, test: Any, *, name: str = "data set") -> "Data":
+        """Map-style data sets of pairs (x, y), as torch and torchvision have them: each item is read once, and kept.
+
+        Of a DataLoader its data set. A transform that draws at random draws once. Progress bars show how far it is.
+        Raises TypeError for items of another kind, ValueError where they differ in shape or do not fit the memory, and
+        what `from_arrays` raises.
+        """
+        arrays = [part for key, dataset in (("train", train), ("test", test)) for part in _read_dataset(key, dataset)]
+        return cls.from_arrays(*arrays, name=name)
+
     def to(self, device: str | torch.device) -> "Data":
         """The same data on another device."""
         tensors = {key: getattr(self, key).to(device) for key in ("x_train", "y_train", "x_test", "y_test")}
         return replace(self, **tensors)
+
+
+def _read_dataset(key: str, dataset: Any) -> tuple[Tensor, Tensor]:
+    """All of its items, x (N, ...) and y (N, ...)."""
+    dataset = dataset.dataset if isinstance(dataset, DataLoader) else dataset
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, tuple | dict):
+        raise TypeError(
+            f"{key} is a {type(dataset).__name__}: expected a data set with a length and items (x, y); "
+            "Data.from_arrays takes arrays"
+        )
+    count = len(dataset)
+    if count == 0:
+        raise ValueError(f"{key} has no items")
+    stored: list[Tensor] = []
+    for i in tqdm(range(count), desc=f"reading {key}", disable=None if sys.stderr is not None else True):
+        parts = _item(f"item {i} of {key}", dataset[i])
+        if not stored:
+            size, free = count * sum(part.nbytes for part in parts), psutil.virtual_memory().available
+            if size > free:
+                raise ValueError(
+                    f"{key} takes {size:,} bytes, and {free:,} are free: torch.utils.data.Subset takes a part"
+                )
+            stored = [part.new_empty((count, *part.shape)) for part in parts]
+        for room, part in zip(stored, parts, strict=True):
+            if part.shape != room.shape[1:] or part.dtype != room.dtype:
+                raise ValueError(
+                    f"item {i} of {key} has shape {tuple(part.shape)} and dtype {part.dtype}, and item 0 "
+                    f"{tuple(room.shape[1:])} and {room.dtype}: let a transform make all alike"
+                )
+            room[i] = part
+    return stored[0], stored[1]
+
+
+def _item(name: str, item: Any) -> list[Tensor]:
+    """Its two parts as tensors."""
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise TypeError(f"{name} is a {type(item).__name__}: expected a pair, an image and its label")
+    if hasattr(item[0], "getpixel"):
+        raise TypeError(f"{name} is a picture: give the data set transform=torchvision.transforms.ToTensor()")
+    return [_tensor(name, part) for part in item]
 
 
 def _is_integer(values: Tensor) -> bool:

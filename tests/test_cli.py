@@ -294,7 +294,6 @@ def test_plot_refuses_a_damaged_file(content, arguments, said, tmp_path, capsys)
     assert not (tmp_path / "run.png").exists()
 
 
-@pytest.mark.parametrize(("out", "said"), [("missing/run.png", "missing/run.png"), ("run.docx", "docx")])
 def test_plot_of_a_run_that_is_not_there_is_a_sentence(tmp_path, capsys):
     for path, reason in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
         assert main(["plot", str(path)]) == 1
@@ -302,6 +301,7 @@ def test_plot_of_a_run_that_is_not_there_is_a_sentence(tmp_path, capsys):
         assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(("out", "said"), [("missing/run.png", "missing/run.png"), ("run.docx", "docx")])
 def test_plot_refuses_a_picture_that_cannot_be_written(out, said, capsys):
     assert main([*QUICK, "--out", "run.json"]) == 0
     capsys.readouterr()
