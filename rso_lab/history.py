@@ -39,7 +39,7 @@ class Record:
     evaluations: int  # since the run began; three a proposal, two without the opposite direction; others: passes over
     # a mini-batch: SGD and Subspace one an iteration, ES one or two a sample, GA one a member, Masks two a pair
     multiply_adds: (
-        int  # see cost.layer_costs; others: of a forward pass, three times with the way back, and of the noise
+        int  # see counts.layer_costs; others: of a forward pass, three times with the way back, and of the noise
     )
     seconds: float
     evaluator: str

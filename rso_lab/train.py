@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from tqdm.auto import tqdm
 
 from rso_lab.checkpoint import Checkpoints, State, identify
-from rso_lab.cost import StepCosts, forward_cost
+from rso_lab.counts import StepCosts, forward_cost
 from rso_lab.data import Data, usable_device, usable_seed
 from rso_lab.descent import Stepper, Task, batches_of, descend
 from rso_lab.fused import kernels
@@ -126,7 +126,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
         raise TypeError("steps() keeps no checkpoints: use run() or fit()")
     if not isinstance(method, RSO):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
-    job = _prepare(model, data, method, seed, **options)
+    job = prepare(model, data, method, seed, **options)
     assert isinstance(job.method, RSO)
     assert job.evaluator is not None
     way = layer_search(job.method.parallel, job.ranks)
@@ -134,7 +134,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
     return _undisturbed(found, job)
 
 
-def _undisturbed(events: Iterator[Any], job: "_Job") -> Iterator[Any]:
+def _undisturbed(events: Iterator[Any], job: "Job") -> Iterator[Any]:
     """The events. Whatever the caller has set meanwhile, each module goes on in the mode, train or eval, it was in."""
     with contextlib.closing(events):  # type: ignore[type-var]
         _refuse_autocast(job.method, job.data)
@@ -156,7 +156,7 @@ def run(model: nn.Module, data: Data, method: Method, *, seed: int, **options: A
 
     Options and errors as for `fit`; a run that is resumed yields what comes after the checkpoint.
     """
-    job = _prepare(model, data, method, seed, **options)
+    job = prepare(model, data, method, seed, **options)
     return _undisturbed((event for event in _events(job) if isinstance(event, Record)), job)
 
 
@@ -164,7 +164,7 @@ def histories(
     model: nn.Module, data: Data, method: Method, *, seed: int, command: str = "", **options: Any
 ) -> Iterator[History]:
     """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
-    job = _prepare(model, data, method, seed, **options)
+    job = prepare(model, data, method, seed, **options)
     return _undisturbed(_grow(job, command), job)
 
 
@@ -182,7 +182,7 @@ class _Progress:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """Everything that a run needs, checked."""
 
     network: Network
@@ -282,7 +282,7 @@ class _Job:
         progress.records[:] = [Record(**record) for record in state.records]
 
 
-def _prepare(
+def prepare(
     model: nn.Module,
     data: Data,
     method: Method,
@@ -294,7 +294,8 @@ def _prepare(
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
     ranks: Ranks = ALONE,
-) -> _Job:
+) -> Job:
+    """Everything checked, and nothing drawn yet. Arguments and errors as for `fit`."""
     if not isinstance(data, Data):
         raise TypeError(
             f"data is a {type(data).__name__}: expected rso_lab.Data, from load, "
@@ -343,10 +344,10 @@ def _prepare(
         sigmas = initial_sigmas(network, method)
         of_batch = ALONE if method.parallel else ranks  # who shares each mini-batch
         made = EVALUATORS[evaluator](network, data, loss, of_batch)
-        job = _Job(network, sigmas, data, method, seed, made, generator, loss, metric, ranks=ranks)
+        job = Job(network, sigmas, data, method, seed, made, generator, loss, metric, ranks=ranks)
     else:
         stepper = stepper_for(method, network, data, seed, loss, ranks)
-        job = _Job(network, {}, data, method, seed, None, generator, loss, metric, stepper, ranks=ranks)
+        job = Job(network, {}, data, method, seed, None, generator, loss, metric, stepper, ranks=ranks)
     ranks.refuse_to_disagree(given, "network, data or settings", (seed, method, job.computed_by))
     if checkpoint is None:
         return job
@@ -389,7 +390,7 @@ def _refuse_unshareable(method: Method, data: Data, loss: LossFunction, ranks: R
         raise ValueError("the loss of a mini-batch that ranks share has to be the mean over its images: cross_entropy")
 
 
-def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
+def _resume(job: Job, checkpoints: Checkpoints, wanted: bool) -> None:
     """Go on from the newest checkpoint, if there is one. Raises ValueError for one of another run or not wanted."""
     if checkpoints.exist() and not wanted:
         raise ValueError(
@@ -423,7 +424,7 @@ def _read_state(checkpoints: Checkpoints) -> tuple[State | None, list[str], str]
         return None, [], str(error)
 
 
-def _events(job: _Job) -> Iterator[Step | Record]:
+def _events(job: Job) -> Iterator[Step | Record]:
     """Every step; after a layer sweep and after a cycle, its record."""
     try:
         if isinstance(job.method, RSO):
@@ -436,7 +437,7 @@ def _events(job: _Job) -> Iterator[Step | Record]:
             job.checkpoints.write()
 
 
-def _epochs(job: _Job, method: Descent) -> Iterator[Record]:
+def _epochs(job: Job, method: Descent) -> Iterator[Record]:
     """What is left of the epochs."""
     assert job.stepper is not None
     stepper, progress, network = job.stepper, job.progress, job.network
@@ -473,7 +474,7 @@ def _epochs(job: _Job, method: Descent) -> Iterator[Record]:
         network.refresh_statistics(job.data.x_train)
 
 
-def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
+def _cycle(job: Job, method: RSO) -> Iterator[Step | Record]:
     """What is left of the cycle that is under way."""
     assert job.evaluator is not None
     evaluator = job.evaluator.name
@@ -551,7 +552,7 @@ def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Co
     return sum(chosen_losses) / len(chosen_losses)
 
 
-def _grow(job: _Job, command: str) -> Iterator[History]:
+def _grow(job: Job, command: str) -> Iterator[History]:
     method = job.method
     settings = job.settings
     if isinstance(method, RSO):
