@@ -2,6 +2,8 @@
 
 import collections
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -516,3 +518,13 @@ def test_what_would_be_wrong_is_refused_with_the_reason(build, said):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match=said):
         rso.fit(build(), data_of(X.float(), LABELS), rso.RSO(1, 20), seed=0)
+
+
+def test_what_the_page_shows_runs():
+    """docs/your_own.md, one block after the other."""
+    page = Path(__file__).parent.parent / "docs" / "your_own.md"
+    names: dict = {}
+    torch.manual_seed(0)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)), names)
+    assert names["history"].cycles[-1].test_accuracy is None
+    assert names["scheduler"].get_last_lr() == pytest.approx([0.9**3])
