@@ -400,7 +400,7 @@ def wrong_order(outputs, targets):
 
 # %% [markdown]
 # The targets are numbers and no labels, so there is no accuracy to look at: `metric` is measured in its place. With random
-# weights, half of the pairs of the 100 test patients are in the wrong order. Your prediction: how many after three cycles?
+# weights, about half of the pairs of the 100 test patients are in the wrong order. Your prediction: what share after three cycles?
 
 # %%
 prediction = ...  # <- your prediction, between 0 and 1
@@ -417,9 +417,9 @@ by_formula = torch.tensor(line.predict(x[342:]))[:, None]
 print(f"Least squares, a formula: {wrong_order(by_formula, y[342:, None]):.0%} of the pairs in the wrong order")
 
 # %% [markdown]
-# A quarter is left, of which even the formula, which was asked for the numbers and not for the order, leaves nearly as much: ten
-# numbers do not say more about a year. What else RSO takes (words, several outputs, shared weights), and what it will cost before you
-# start, is on one page: [docs/your_own.md](../docs/your_own.md).
+# About a quarter of the pairs is left, and nearly as many by the formula, which was asked for the numbers and not for their order: ten
+# numbers do not say more about a year. What else RSO takes (words, several outputs, shared weights), and how to ask what a run
+# will cost, is on a page of the kit: `docs/your_own.md`.
 
 # %% [markdown]
 # ## 9 · Three questions (1 minute)
