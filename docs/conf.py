@@ -18,7 +18,7 @@ author = copyright = "The rso_lab developers"
 extensions = ["myst_nb"]
 root_doc = "README"
 lessons = "notebooks/complete/*"
-guides = ["docs/glossary", "docs/teachers", "docs/classroom"]
+guides = ["docs/glossary", "docs/your_own", "docs/teachers", "docs/classroom"]
 behind = ["docs/evaluator", "docs/claims", "docs/choices", "docs/ranks", "data/README", "CONTRIBUTING"]
 include_patterns = [f"{root_doc}.md", f"{lessons}.ipynb", *(f"{page}.md" for page in guides + behind)]
 exclude_patterns = [".*", "book"]

@@ -14,6 +14,7 @@ _HOMES = {
     "Subspace": "relatives",
     "Data": "data",
     "load": "data",
+    "cost": "estimate",
     "History": "history",
     "Record": "history",
     "fit": "train",

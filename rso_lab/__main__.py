@@ -31,6 +31,7 @@ with the change added, left out and subtracted, and keeps the best of the three.
   python -m rso_lab doctor                             is everything in place?
   python -m rso_lab demo                               a network learns to read digits while you watch
   python -m rso_lab train --cycles 5 --out run.json    train one yourself: train --help lists what you can choose
+  python -m rso_lab cost --model paper_cnn             what such a run will take on this machine
   python -m rso_lab plot run.json                      draw the accuracy of that run
   python -m rso_lab experiments                        the paper's claims, to be tried: experiment levels, say
   python -m rso_lab report                             what was found when they were tried
@@ -130,6 +131,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     command = commands.add_parser("train", help=text, description=TRAIN, formatter_class=raw)
     command.set_defaults(run=_train, error=command.error)
     _add_training_options(command, arguments)
+    text = "what a run will take: multiply-adds and seconds on this machine"
+    command = commands.add_parser("cost", help=text, description=f"Say {text}, from a trial of seconds.")
+    command.set_defaults(run=_cost, error=command.error)
+    _add_training_options(command, arguments, results=False)
     command = commands.add_parser("experiments", help="the paper's claims: what can be tried, and how long that took")
     command.set_defaults(run=_experiments)
     command.add_argument("--folder", type=Path, default=Path("results"), help="of recorded ones (default: results)")
@@ -158,7 +163,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_training_options(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+def _add_training_options(parser: argparse.ArgumentParser, arguments: list[str], results: bool = True) -> None:
     from rso_lab.data import NAMES
     from rso_lab.models import MODELS
     from rso_lab.train import EVALUATORS
@@ -171,14 +176,8 @@ def _add_training_options(parser: argparse.ArgumentParser, arguments: list[str])
     group.add_argument("--dataset", choices=NAMES, default="digits", help="(default: digits)")
     group.add_argument("--model", choices=MODELS, default="one_conv", help="(default: one_conv)")
     group.add_argument("--seed", type=int, default=0, help="of the initialisation and of all draws (default: 0)")
-    results = parser.add_argument_group("what to keep", "written after every cycle")
-    results.add_argument("--out", type=Path, metavar="RUN.json", help="the history: settings, versions and every cycle")
-    results.add_argument("--weights", type=Path, metavar="FILE", help="the network's state dict, for torch.load")
-    text = "a folder for the state of the search, written after layer sweeps"
-    results.add_argument("--checkpoint", type=Path, metavar="DIR", help=text)
-    results.add_argument(
-        "--resume", action="store_true", help="go on from there, to the weights of a run never cut off"
-    )
+    if results:
+        _add_results(parser)
     search = parser.add_argument_group("how to search", "sections (§) are the paper's")
     computing = parser.add_argument_group("how to compute it")
     text = "all give the same losses, up to rounding (default: auto)"
@@ -199,6 +198,17 @@ def _add_training_options(parser: argparse.ArgumentParser, arguments: list[str])
         where.add_argument(f"--{setting.name.replace('_', '-')}", default=default, help=text, **kind)
 
 
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    results = parser.add_argument_group("what to keep", "written after every cycle")
+    results.add_argument("--out", type=Path, metavar="RUN.json", help="the history: settings, versions and every cycle")
+    results.add_argument("--weights", type=Path, metavar="FILE", help="the network's state dict, for torch.load")
+    text = "a folder for the state of the search, written after layer sweeps"
+    results.add_argument("--checkpoint", type=Path, metavar="DIR", help=text)
+    results.add_argument(
+        "--resume", action="store_true", help="go on from there, to the weights of a run never cut off"
+    )
+
+
 def _settings(method: str) -> Any:
     """The class."""
     from rso_lab.train import Method
@@ -206,18 +216,34 @@ def _settings(method: str) -> Any:
     return next(kind for kind in get_args(Method) if kind.__name__.lower() == method)
 
 
-def _train(options: Namespace, command: str) -> None:
-    from rso_lab.ranks import RanksError, joined
-    from rso_lab.train import SEEDS
+def _method(options: Namespace) -> Any:
+    """The settings that the flags make."""
+    from rso_lab.data import usable_seed
 
     kind = _settings(options.method)
     given = {setting.name: getattr(options, setting.name) for setting in fields(kind)}
     try:
-        method = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        usable_seed(options.seed)
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
     except ValueError as error:
         options.error(str(error))
-    if not 0 <= options.seed < SEEDS:
-        options.error(f"seed is {options.seed}: expected a whole number from 0 to {SEEDS - 1}")
+
+
+def _cost(options: Namespace, command: str) -> None:
+    from rso_lab import models
+    from rso_lab.estimate import cost
+
+    method, data = _method(options), _load(options.dataset, options.device)
+    try:
+        print(cost(models.build(options.model, data, options.seed), data, method, evaluator=options.evaluator))
+    except ValueError as error:
+        options.error(str(error))
+
+
+def _train(options: Namespace, command: str) -> None:
+    from rso_lab.ranks import RanksError, joined
+
+    method = _method(options)
     if options.out and options.weights and options.out.resolve() == options.weights.resolve():
         options.error("--out and --weights name the same file")
     for option, path in (("--out", options.out), ("--weights", options.weights)):
@@ -427,9 +453,14 @@ def _plot(options: Namespace, command: str) -> None:
     from rso_lab.history import History
 
     out = options.out or options.runs[0].with_suffix(".png")
-    _refuse_unwritable(out)
     try:
         histories = [History.load(path) for path in options.runs]
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        raise Failure(f"{error.filename} cannot be read ({error.strerror}): name what train --out wrote") from error
+    _refuse_unwritable(out)
+    try:
         plots.save(plots.accuracy(histories), out)
     except (ValueError, OSError) as error:
         raise Failure(str(error)) from error

@@ -7,13 +7,13 @@ import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
 
 from rso_lab.data import Data
-from rso_lab.history import replacing
+from rso_lab.history import Record, replacing
 
 EVERY = 5.0  # seconds between two writings at least
 
@@ -117,11 +117,26 @@ def _load(path: Path) -> State:
     try:
         values = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         state = State(**{field.name: values[field.name] for field in fields(State)})
-        if not isinstance(state.identity, dict):
-            raise TypeError("an identity is a dict")
+        parts: list[Any] = [state, *(Record(**record) for record in state.records)]
+        for part in parts:
+            for field in fields(part):
+                if not _is_a(getattr(part, field.name), field.type):
+                    raise TypeError(f"{field.name} of another kind")
         return state
     except Exception as error:  # torch lets through whatever it meets in what somebody else has written
         raise ValueError(f"{path} holds something else than a checkpoint ({type(error).__name__})") from None
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind, as annotations write it."""
+    inner = get_args(kind)
+    if kind is Any or not inner:
+        return kind is Any or (isinstance(value, (int, float) if kind is float else kind) and value is not True)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is_a(k, inner[0]) and _is_a(v, inner[1]) for k, v in value.items())
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_a(v, inner[0]) for v in value)
+    return any(_is_a(value, one) for one in inner)  # a union
 
 
 def _is_whole(path: Path) -> bool:

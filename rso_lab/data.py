@@ -1,30 +1,40 @@
 """Data sets as normalised tensors: digits (inside scikit-learn), MNIST and CIFAR-10."""
 
 import os
+import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 NAMES = ("digits", "mnist", "cifar10")
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3)}  # of one image in the files
 # The last file that torchvision unpacks, so that a download cut short does not pass for a data set.
 TORCHVISION_FILES = {"mnist": "MNIST/raw/t10k-labels-idx1-ubyte", "cifar10": "cifar-10-batches-py/data_batch_1"}
 
+NORMALISE = "normalise the images first, for example x = (x - x_train.mean()) / x_train.std() with both as floats"
+
 LARGEST = 2**30  # bytes of a data set, far more than any of them has
+
+SEEDS = 2**32  # that there are: torch's generator on the CPU keeps 32 bits of a seed
 
 Arrays = tuple[NDArray, NDArray, NDArray, NDArray]  # x_train, y_train, x_test, y_test
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels, split into a training and a test set.
+    """Images and labels, or other inputs and targets, split into a training and a test set.
 
-    `x_*` have shape (N, channels, height, width), `y_*` (N,) in 0 .. classes - 1.
+    `x_*` have shape (N, ...): images (N, channels, height, width), ids of tokens (N, length). `y_*` are labels (N,) in
+    0 .. classes - 1, or targets (N, ...) of another kind, and then `classes` is None.
     """
 
     name: str
@@ -32,55 +42,135 @@ class Data:
     y_train: Tensor
     x_test: Tensor
     y_test: Tensor
-    classes: int
+    classes: int | None
 
     @classmethod
     def from_arrays(
         cls, x_train: ArrayLike, y_train: ArrayLike, x_test: ArrayLike, y_test: ArrayLike, *, name: str = "arrays"
     ) -> "Data":
-        """Your own arrays or tensors, as they are: (N, ...) floats that you normalised, (N,) integer labels from 0.
+        """Your own arrays or tensors, as they are: x (N, ...) floats that you normalised, or whole numbers to look up.
 
-        Raises ValueError where the four do not fit together, and for images that are integers or not finite.
+        y: labels, integers (N,) from 0; or targets (N, ...) of any kind, for a loss of your own: floats, or sequences
+        of integers. Raises ValueError where the four do not fit together or hold what is not finite.
         """
-        images = {"x_train": _tensor("x_train", x_train), "x_test": _tensor("x_test", x_test)}
-        labels = {"y_train": _tensor("y_train", y_train), "y_test": _tensor("y_test", y_test)}
-        if labels["y_train"].dim() > 1 and images["x_test"].dim() == 1:
+        x = {"x_train": _tensor("x_train", x_train), "x_test": _tensor("x_test", x_test)}
+        y = {"y_train": _tensor("y_train", y_train), "y_test": _tensor("y_test", y_test)}
+        y = {key: values.long() if _is_integer(values) else values for key, values in y.items()}
+        if y["y_train"].dim() > 1 and x["x_test"].dim() == 1:
             raise ValueError(
                 "y_train has the shape of images and x_test that of labels: the order is x_train, y_train, x_test, "
                 "y_test (train_test_split gives x_train, x_test, y_train, y_test)"
             )
-        for key, x in images.items():
-            if not x.is_floating_point():
-                raise ValueError(
-                    f"{key} holds {x.dtype} values: normalise the images first, for example "
-                    "x = (x - x_train.mean()) / x_train.std() with both as floats"
-                )
-            if x.dim() < 2 or len(x) == 0:
-                raise ValueError(f"{key} has shape {tuple(x.shape)}: expected (N, channels, height, width)")
-            if not torch.isfinite(x).all():
+        to_look_up = all(map(_is_integer, x.values()))
+        for key, values in x.items():
+            if not values.is_floating_point() and not to_look_up:
+                raise ValueError(f"{key} holds {values.dtype} values: {NORMALISE}")
+            if values.dim() < 2 or len(values) == 0:
+                raise ValueError(f"{key} has shape {tuple(values.shape)}: expected (N, channels, height, width)")
+        x = {key: values.long() if to_look_up else values for key, values in x.items()}
+        for key, values in (x | y).items():
+            if not torch.isfinite(values).all():
                 raise ValueError(f"{key} holds NaN or infinite values: remove or replace them")
-        for key, y in labels.items():
-            x = images[key.replace("y", "x")]
-            if y.shape != x.shape[:1]:
-                raise ValueError(f"{key} has shape {tuple(y.shape)}: expected ({len(x)},), one label for each image")
-            if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-                raise ValueError(f"{key} holds {y.dtype} values: labels are integers from 0 to classes - 1")
-            lowest = int(y.long().min())  # torch has no minimum of uint16
-            if lowest < 0:
-                raise ValueError(f"{key} holds the label {lowest}: labels are integers from 0 to classes - 1")
-        x_train, x_test, y_train, y_test = (*images.values(), *(y.long() for y in labels.values()))
-        if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
-            raise ValueError(
-                f"x_train has shape {tuple(x_train.shape)} and dtype {x_train.dtype}, x_test {tuple(x_test.shape)} and "
-                f"{x_test.dtype}: all but the number of images must be the same"
-            )
-        classes = int(torch.maximum(y_train.max(), y_test.max())) + 1
+        for key, values in y.items():
+            _refuse_targets(key, values, len(x[key.replace("y", "x")]), y["y_test" if key == "y_train" else "y_train"])
+        x_train, x_test, y_train, y_test = (*x.values(), *y.values())
+        for key, train, test in (("x", x_train, x_test), ("y", y_train, y_test)):
+            if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+                raise ValueError(
+                    f"{key}_train has shape {tuple(train.shape)} and dtype {train.dtype}, {key}_test "
+                    f"{tuple(test.shape)} and {test.dtype}: all but the number of images must be the same"
+                )
+        labels = _is_integer(y_train) and y_train.dim() == 1
+        classes = int(torch.maximum(y_train.max(), y_test.max())) + 1 if labels else None
         return cls(name, x_train, y_train, x_test, y_test, classes)
+
+    @classmethod
+    def from_dataset(cls, train: Any, test: Any, *, name: str = "data set") -> "Data":
+        """Map-style data sets of pairs (x, y), as torch and torchvision have them: each item is read once, and kept.
+
+        Of a DataLoader its data set. A transform that draws at random draws once. Progress bars show how far it is.
+        Raises TypeError for items of another kind, ValueError where they differ in shape or do not fit the memory, and
+        what `from_arrays` raises.
+        """
+        arrays = [part for key, dataset in (("train", train), ("test", test)) for part in _read_dataset(key, dataset)]
+        return cls.from_arrays(*arrays, name=name)
 
     def to(self, device: str | torch.device) -> "Data":
         """The same data on another device."""
         tensors = {key: getattr(self, key).to(device) for key in ("x_train", "y_train", "x_test", "y_test")}
         return replace(self, **tensors)
+
+
+def _read_dataset(key: str, dataset: Any) -> tuple[Tensor, Tensor]:
+    """All of its items, x (N, ...) and y (N, ...)."""
+    dataset = dataset.dataset if isinstance(dataset, DataLoader) else dataset
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, tuple | dict):
+        raise TypeError(
+            f"{key} is a {type(dataset).__name__}: expected a data set with a length and items (x, y); "
+            "Data.from_arrays takes arrays"
+        )
+    count = len(dataset)
+    if count == 0:
+        raise ValueError(f"{key} has no items")
+    stored: list[Tensor] = []
+    for i in tqdm(range(count), desc=f"reading {key}", disable=None if sys.stderr is not None else True):
+        parts = _item(f"item {i} of {key}", dataset[i])
+        if not stored:
+            size, free = count * sum(part.nbytes for part in parts), psutil.virtual_memory().available
+            if size > free:
+                raise ValueError(
+                    f"{key} takes {size:,} bytes, and {free:,} are free: torch.utils.data.Subset takes a part"
+                )
+            stored = [part.new_empty((count, *part.shape)) for part in parts]
+        for room, part in zip(stored, parts, strict=True):
+            if part.shape != room.shape[1:] or part.dtype != room.dtype:
+                raise ValueError(
+                    f"item {i} of {key} has shape {tuple(part.shape)} and dtype {part.dtype}, and item 0 "
+                    f"{tuple(room.shape[1:])} and {room.dtype}: let a transform make all alike"
+                )
+            room[i] = part
+    return stored[0], stored[1]
+
+
+def _item(name: str, item: Any) -> list[Tensor]:
+    """Its two parts as tensors."""
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise TypeError(f"{name} is a {type(item).__name__}: expected a pair, an image and its label")
+    if hasattr(item[0], "getpixel"):
+        raise TypeError(f"{name} is a picture: give the data set transform=torchvision.transforms.ToTensor()")
+    return [_tensor(name, part) for part in item]
+
+
+def _is_integer(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+
+
+def _refuse_targets(key: str, y: Tensor, count: int, other: Tensor) -> None:
+    """Raise ValueError for targets that do not fit to so many images, or are labels in a form that losses misread.
+
+    `other`: those of the other part of the data set.
+    """
+    shape = f"{key} has shape {tuple(y.shape)}: expected ({count},), one label for each image"
+    is_label = _is_integer(y) or (_is_integer(other) and other.dim() == 1)  # or meant to be one
+    if y.shape[:1] != (count,):
+        raise ValueError(shape)
+    if y.dtype == torch.bool:
+        raise ValueError(f"{key} holds torch.bool values: labels are integers from 0 to classes - 1, targets floats")
+    if is_label and y.shape == (count, 1):
+        raise ValueError(f"{shape}; take the column out, y[:, 0], or pass targets that are no labels as floats")
+    if is_label and y.dim() == 2 and _is_one_hot(y):
+        raise ValueError(f"{shape}; of one-hot rows make labels, y.argmax(1), or pass targets of your own as floats")
+    if is_label and not _is_integer(y):
+        raise ValueError(f"{key} holds {y.dtype} values: labels are integers from 0 to classes - 1")
+    if y.dim() == 1 and _is_integer(y) and (lowest := int(y.min())) < 0:
+        raise ValueError(
+            f"{key} holds the label {lowest}: labels are integers from 0 to classes - 1; pass other targets as floats"
+        )
+
+
+def _is_one_hot(y: Tensor) -> bool:
+    """Whether each row of y (N, classes) has a 1 and else zeros."""
+    return bool(((y == 0) | (y == 1)).all() & (y.sum(1) == 1).all())
 
 
 def _tensor(name: str, values: ArrayLike) -> Tensor:
@@ -124,6 +214,14 @@ def load(
         *_tensors(x_test[:test_limit], y_test[:test_limit], mean, deviation),
         classes=10,
     ).to(device)
+
+
+def usable_seed(seed: Any) -> int:
+    """The seed as Python's int. Raises ValueError where it is none, or one that would give the draws of another."""
+    number = seed.item() if isinstance(seed, np.integer) else seed
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < SEEDS:
+        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
+    return number
 
 
 def usable_device(device: str | torch.device) -> torch.device:

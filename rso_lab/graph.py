@@ -7,6 +7,7 @@ import inspect
 import itertools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves, tree_map
 
+from rso_lab.data import NORMALISE
 from rso_lab.ranks import ALONE, Ranks
 from rso_lab.workers import workers
 
@@ -42,6 +45,7 @@ class Layer:
     parameters: dict[str, nn.Parameter]  # those that are searched, by dotted name within the network
     position: int  # of its node in the graph: a layer runs before those with larger ones
     normalises: str | None = None  # for a batch norm: the layer whose output it takes directly
+    shared: bool = False  # whether one of the parameters is used in several places; `position` is the first of them
 
     @property
     def is_batch_norm(self) -> bool:
@@ -108,6 +112,32 @@ def pieces(size: int, largest: int) -> list[slice]:
     count = -(-size // largest)
     ends = [size * i // count for i in range(count + 1)]
     return [slice(*ends_of_piece) for ends_of_piece in itertools.pairwise(ends)]
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The tensors in what a network puts out: a tensor, or tuples, lists and dictionaries of them."""
+    return [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
+
+
+def map_tensors(change: Callable[[Tensor], Any], outputs: Any) -> Any:
+    """The same with each tensor changed."""
+    return tree_map(lambda value: change(value) if isinstance(value, Tensor) else value, outputs)
+
+
+def _joined(pieces: Sequence[Any]) -> Any:
+    """What a network puts out for some pieces of rows, in one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    columns = zip(*map(tensors_of, pieces), strict=True)
+    return map_tensors(lambda _: torch.cat(next(columns)), pieces[0])
+
+
+def _are_alike(outputs: Any, others: Any) -> bool:
+    """Whether two networks, or one in two ways, put out the same, roughly."""
+    mine, theirs = tensors_of(outputs), tensors_of(others)
+    return [value.shape for value in mine] == [value.shape for value in theirs] and all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True) for a, b in zip(mine, theirs, strict=True)
+    )
 
 
 def measure(value: Tensor) -> Moments:
@@ -185,10 +215,10 @@ class Network(fx.Interpreter):
         self.sizes = self._sizes({self.input: example, **values}, len(example))
         self.mixes_rows = self._mixes_rows(example, outputs)
 
-    def outputs(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Tensor) -> Any:
         """The network's outputs for x (N, ...), each batch norm on its own statistics."""
         outputs = self.in_pieces({self.input: x}, lambda values, rows: values[self.nodes[-1]])
-        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return _joined(outputs)
 
     @in_float32
     def propagate(
@@ -330,38 +360,48 @@ class Network(fx.Interpreter):
         return sizes
 
     def _positions(self, chosen: Callable[[nn.Module], bool]) -> dict[str, int]:
-        """Where in `nodes` each of the chosen modules is called."""
+        """Where in `nodes` each of the chosen batch norms is called."""
         positions: dict[str, int] = {}
         for position, node in enumerate(self.nodes):
             if node.op == "call_module" and chosen(self.fetch_attr(node.target)):
                 if node.target in positions:
-                    raise ValueError(f"module {node.target!r} is called twice: tied parameters cannot be searched")
+                    raise ValueError(
+                        f"batch norm {node.target!r} is called twice: its statistics cannot be those of both places"
+                    )
                 positions[node.target] = position
         return positions
 
     @torch.no_grad()
     @torch.random.fork_rng(devices=[])
-    def _try(self, example: Tensor) -> tuple[Values, Tensor]:
+    def _try(self, example: Tensor) -> tuple[Values, Any]:
         """What each node puts out for a mini-batch, and the outputs where batch norms have their own statistics.
 
         Refuses a graph that fails, draws at random or is not the model.
         """
+        versions = [parameter._version for parameter in self.module.parameters()]
         try:
             values, again = (
                 self.propagate({self.input: example}, batch_statistics_from=0, keep=self.nodes[1:]) for _ in range(2)
             )
             outputs, traced = self.module(example.clone()), self.outputs(example)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            remedy = "" if example.is_floating_point() else f"; it gets {example.dtype} values as they are: {NORMALISE}"
             raise ValueError(
-                f"the network fails in {self.running.target!r} on images of shape {tuple(example.shape)}: {error}"
+                f"the network fails in {self.running.target!r} on images of shape {tuple(example.shape)}: "
+                f"{error}{remedy}"
             ) from error
+        if [parameter._version for parameter in self.module.parameters()] != versions:
+            raise ValueError(
+                "the network changes its own parameters when it is called (an embedding with max_norm, say): the three "
+                "losses would be of other weights"
+            )
         for node in self.nodes[1:]:
             if isinstance(values[node], Tensor) and not torch.allclose(values[node], again[node], equal_nan=True):
                 where = node.target if isinstance(node.target, str) else node.name
                 raise ValueError(f"{where!r} draws at random: the three losses would differ by chance")
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"{type(self.module).__name__} puts out a {type(outputs).__name__}: expected one tensor")
-        if not torch.allclose(outputs, traced, rtol=1e-3, atol=1e-5, equal_nan=True):
+        if not tensors_of(outputs):
+            raise TypeError(f"{type(self.module).__name__} puts out a {type(outputs).__name__}: expected tensors")
+        if not _are_alike(outputs, traced):
             raise TypeError(
                 f"torch.fx sees another network than {type(self.module).__name__} is when called (a hook, or a forward "
                 "that depends on the data): change that, or train it with rso_lab.RSOptimizer"
@@ -369,37 +409,51 @@ class Network(fx.Interpreter):
         return values, traced
 
     @torch.no_grad()
-    def _mixes_rows(self, example: Tensor, together: Tensor) -> bool:
+    def _mixes_rows(self, example: Tensor, together: Any) -> bool:
         """Whether the answer for an image depends on those beside it: such a network has to see them all at once."""
         try:
-            alone = torch.cat([self.outputs(row) for row in example.split(1)])
+            alone = _joined([self.outputs(row) for row in example.split(1)])
         except (RuntimeError, ValueError, IndexError):  # it needs more than one
             return True
-        return alone.shape != together.shape or not torch.allclose(
-            alone, together, rtol=1e-3, atol=1e-5, equal_nan=True
-        )
+        return not _are_alike(alone, together)
 
     def _find_layers(self, values: Values) -> list[Layer]:
-        called = self._positions(lambda module: any(parameter.requires_grad for parameter in module.parameters()))
-        owners = dict(called)
-        for position, node in enumerate(self.nodes):  # parameters that a module's own forward reads
-            if node.op == "get_attr" and isinstance(self.fetch_attr(node.target), nn.Parameter):
-                if any(node.target.startswith(f"{name}.") for name in called):
-                    raise ValueError(f"{node.target!r} is read beside its module's call: tied parameters")
-                owners.setdefault(node.target.rpartition(".")[0], position)
+        called = {str(node.target) for node in self.nodes if node.op == "call_module"}
+        positions: dict[str, list[int]] = {}  # of each module: where it is called, or a parameter of it is read
+        uses: Counter[nn.Parameter] = Counter()
+        for position, node in enumerate(self.nodes):
+            owner, read = str(node.target), []
+            if node.op == "call_module":
+                read = list(self.fetch_attr(owner).parameters())
+            elif node.op == "get_attr" and isinstance(parameter := self.fetch_attr(owner), nn.Parameter):
+                above = (name for name in called if owner.startswith(f"{name}."))
+                owner, read = next(above, owner.rpartition(".")[0]), [parameter]
+            if read:
+                positions.setdefault(owner, []).append(position)
+                uses.update(read)
         layers: dict[str, Layer] = {}
-        for name, position in sorted(owners.items(), key=lambda owner: owner[1]):
+        claimed: set[nn.Parameter] = set()  # by the layer that runs first of those that share them
+        for name, places in sorted(positions.items(), key=lambda owner: owner[1][0]):
             module = self.module.get_submodule(name)
             parameters = {
                 f"{name}.{key}".lstrip("."): parameter
                 for key, parameter in module.named_parameters(recurse=name in called)
-                if parameter.requires_grad and not (key == "bias" and self._cancels(position, values))
+                if parameter.requires_grad
+                and parameter not in claimed
+                and not (
+                    key == "bias"
+                    and uses[parameter] == len(places)
+                    and all(self._cancels(place, values) for place in places)
+                )
             }
-            source = self.nodes[position].all_input_nodes[0].target if isinstance(module, _BatchNorm) else None
+            claimed |= set(parameters.values())
+            node = self.nodes[places[0]]
+            source = node.all_input_nodes[0].target if isinstance(module, _BatchNorm) and node.args else None
             if source not in layers or layers[source].is_batch_norm:
                 source = None
             if parameters:
-                layers[name] = Layer(name, module, parameters, position, source)
+                shared = any(uses[parameter] > 1 for parameter in parameters.values())
+                layers[name] = Layer(name, module, parameters, places[0], source, shared)
         return list(layers.values())
 
     def _cancels(self, position: int, values: Values) -> bool:
@@ -478,21 +532,34 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
+    """`dtype`: of the images. Whole numbers are looked up: then the parameters have to agree with each other only."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model is a {type(model).__name__}: expected a torch.nn.Module")
+    for name, module in model.named_modules():
+        if inside := _inside_of(module, f"model.{name}" if name else "model"):
+            raise TypeError(f"torch.fx cannot look into {type(module).__name__}: pass {inside}")
+    if type(model).forward is nn.Module.forward and "forward" not in vars(model):
+        raise TypeError(f"{type(model).__name__} has no forward: pass a network that can be called, nn.Sequential say")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters to search (with requires_grad=True)")
-    names: dict[int, str] = {}
+    seen: dict[int, tuple[str, nn.Parameter]] = {}
+    others = "the images"
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if is_lazy(parameter):
             raise ValueError(f"{name!r} has no shape yet: run the model on a mini-batch once")
         if not parameter.is_floating_point():
             raise TypeError(f"{name!r} has dtype {parameter.dtype}: only floating-point parameters can be searched")
+        if not dtype.is_floating_point:
+            dtype, others = parameter.dtype, f"{name!r}"
         if parameter.dtype != dtype:
-            raise TypeError(f"{name!r} has dtype {parameter.dtype} but the images {dtype}: use model.to({dtype})")
-        other = names.setdefault(parameter.data_ptr() if parameter.numel() else id(parameter), name)
-        if other != name:
-            raise ValueError(f"{name!r} and {other!r} are tied, one tensor in two places: this cannot be searched")
+            raise TypeError(f"{name!r} has dtype {parameter.dtype} but {others} {dtype}: use model.to({dtype})")
+        place = parameter.data_ptr() if parameter.numel() else id(parameter)
+        other, same = seen.setdefault(place, (name, parameter))
+        if same is not parameter:
+            raise ValueError(
+                f"{name!r} and {other!r} are two parameters in one memory: each weight would be searched twice; make "
+                "them one parameter, or compute one from the other in the forward"
+            )
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and type(module).forward is not _BatchNorm.forward:
             raise TypeError(f"batch norm {name!r} has a forward of its own: its statistics cannot be held")
@@ -500,6 +567,17 @@ def _refuse_unsearchable(model: nn.Module, dtype: torch.dtype) -> None:
             raise TypeError(f"batch norm {name!r} has a forward hook: it would not run in the search")
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise ValueError(f"batch norm {name!r} has track_running_stats=False: it has no place for its statistics")
+
+
+def _inside_of(module: nn.Module, name: str) -> str | None:
+    """What to pass in place of a module that is made of another or wrapped around it; None where it is neither."""
+    exported = isinstance(module, fx.GraphModule) and "eval" in vars(module)  # torch.export's, which cannot
+    if exported or isinstance(module, torch.jit.ScriptModule):
+        return "the Python module that it was made from"
+    if "_orig_mod" in module._modules:  # by torch.compile
+        return f"the module inside, {name}._orig_mod"
+    wrappers = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+    return f"the module inside, {name}.module" if type(module).__name__ in wrappers else None
 
 
 def _refuse_dropout(model: nn.Module) -> None:

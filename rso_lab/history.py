@@ -25,7 +25,7 @@ from torch import nn
 class Record:
     """One layer sweep, or one whole cycle (`layer` None; for other methods than RSO an epoch).
 
-    Accuracies are shares, measured after a cycle only.
+    Accuracies are shares, measured after a cycle only, and None where the targets are no labels.
     """
 
     cycle: int
@@ -39,11 +39,13 @@ class Record:
     evaluations: int  # since the run began; three a proposal, two without the opposite direction; others: passes over
     # a mini-batch: SGD and Subspace one an iteration, ES one or two a sample, GA one a member, Masks two a pair
     multiply_adds: (
-        int  # see cost.layer_costs; others: of a forward pass, three times with the way back, and of the noise
+        int  # see counts.layer_costs; others: of a forward pass, three times with the way back, and of the noise
     )
     seconds: float
     evaluator: str
     nonzero: int | None = None  # weights of layers, without biases, that are not 0; after a cycle only
+    test_metric: float | None = None  # the caller's own number, after a cycle
+    train_metric: float | None = None
 
 
 @dataclass
@@ -71,7 +73,7 @@ class History:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             values = {setting.name: content[setting.name] for setting in fields(cls)}
-            cycles = records_of(values.pop("cycles"))
+            cycles = records_of(values.pop("cycles"), of_labels=False)
             if not isinstance(values["settings"]["data"], str):
                 raise ValueError("settings without the name of the data")
             return cls(**values, cycles=cycles)
@@ -79,12 +81,16 @@ class History:
             raise ValueError(f"{path} is not a saved history, or damaged ({type(error).__name__}: {error})") from None
 
 
-def records_of(cycles: list[dict[str, Any]]) -> list[Record]:
-    """Records of cycles, as JSON has them. Raises ValueError or TypeError for what is none."""
+def records_of(cycles: list[dict[str, Any]], of_labels: bool = True) -> list[Record]:
+    """Records of cycles, as JSON has them. Raises ValueError or TypeError for what is none.
+
+    `of_labels`: whether every cycle has an accuracy; otherwise every cycle has one, or none.
+    """
     records = [Record(layer=None, **cycle) for cycle in cycles]
+    of_labels = of_labels or any(record.test_accuracy is not None for record in records)
     for record in records:
-        accuracy = record.test_accuracy
-        if not isinstance(record.cycle, int) or not isinstance(accuracy, float) or not math.isfinite(accuracy):
+        number = record.test_accuracy if of_labels else record.loss
+        if not isinstance(record.cycle, int) or not isinstance(number, float) or not math.isfinite(number):
             raise ValueError("a cycle without number or accuracy")
     return records
 

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rso_lab.data import Data
+from rso_lab.data import NORMALISE, Data, usable_seed
 
 
 def he_init_(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights from N(0, sqrt(2 / fan_in)), fan_in = |w_i| for output neuron i; biases 0, batch-norm gamma 1, beta 0.
 
     He et al. 2015, as in Algorithm 1, lines 2-5, of the paper. Of convolutions, linear layers and batch norms; other
-    layers stay as they are. Changes `model` in place and returns it.
+    layers stay as they are. Changes `model` in place and returns it. Raises ValueError for a seed beyond 32 bits.
     """
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = torch.Generator().manual_seed(usable_seed(seed))
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -44,6 +44,10 @@ def build(name: str, data: Data, seed: int = 0) -> nn.Module:
     if data.x_train.dim() != 4:
         shape = tuple(data.x_train.shape)
         raise ValueError(f"x_train has shape {shape}: these networks take (N, channels, height, width)")
+    if not data.x_train.is_floating_point():
+        raise ValueError(f"x_train holds {data.x_train.dtype} values: {NORMALISE}")
+    if data.classes is None:
+        raise ValueError("these networks tell classes apart, and the targets are no labels: bring your own")
     _, channels, height, width = data.x_train.shape
     fits: dict[str, Any] = {
         "in_channels": channels,

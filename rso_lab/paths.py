@@ -89,6 +89,8 @@ def find_path(network: Network, layer: Layer, examples: Values) -> Path | None:
     """
     start = network.nodes[layer.position]
     output = network.nodes[-1]
+    if layer.shared or not isinstance(examples[output], Tensor):
+        return None  # a change in several places, or several outputs
     used = _ancestors(output)
     behind = [node for node in network.nodes[layer.position :] if node in used]
     if start not in used or any(network.changes_its_input(node) for node in network.nodes if node not in used):

@@ -48,30 +48,46 @@ SPENT = tuple(axis for axis in AXES if axis != "cycle")  # what can be counted f
 
 
 def accuracy(histories: History | Sequence[History], ax: Axes | None = None, against: str = "cycle") -> Axes:
-    """Accuracy on the test images after each cycle, one line a run, against one of AXES."""
+    """Accuracy on the test images after each cycle, one line a run, against one of AXES.
+
+    Of runs without it, their metric, or where they have none the loss.
+    """
     if against not in AXES:
         raise ValueError(f"against is {against!r}: expected {' or '.join(map(repr, AXES))}")
     if isinstance(histories, History):
         histories = [histories]
     if ax is None:
         ax = plt.subplots(figsize=(6, 3.2), layout="constrained")[1]
+    judged, unit = _judged(histories)
     for history, (colour, style) in zip(histories, _STYLES * len(histories), strict=False):
         places = [getattr(record, against) for record in history.cycles]
-        shares = np.array([record.test_accuracy for record in history.cycles])
+        shares = np.array([getattr(record, judged) for record in history.cycles], dtype=float)
         name = f"{history.settings['method']}, {history.settings['data']}, seed {history.seed}"
         label = name if len(histories) > 1 else "the network"
         ax.plot(places, shares, style, color=colour, label=label, **_marks(history))
     if all(history.settings["data"] in NAMES for history in histories):  # all of ten classes
         ax.axhline(0.1, color=GREY, linewidth=1, linestyle=":", label="guessing")
-    ax.set(xlabel=_unit(against, histories), ylabel="test images right", ylim=(0, 1))
+    ax.set(xlabel=_unit(against, histories), ylabel=unit)
     if against in ("cycle", "updates"):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if against != "cycle" and len(histories) > 1:  # methods differ by powers of ten
         _in_powers(ax)
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    if judged == "test_accuracy":
+        ax.set(ylim=(0, 1))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
-    _legend(ax, histories, loc="lower right")
+    _legend(ax, histories, loc="lower right" if judged == "test_accuracy" else "best")
     return ax
+
+
+def _judged(histories: Sequence[History]) -> tuple[str, str]:
+    """By which field of their records runs are judged, and what it is."""
+    records = [record for history in histories for record in history.cycles]
+    if all(record.test_accuracy is not None for record in records):
+        return "test_accuracy", "test images right"
+    if all(record.test_metric is not None for record in records):
+        return "test_metric", " and ".join(dict.fromkeys(h.settings["metric"] for h in histories)) + ", test set"
+    return "loss", "loss, training set"
 
 
 def comparison(

@@ -33,7 +33,7 @@ from rso_lab.visits import Index, Visit, sweeps
 
 Choice = Literal["keep", "plus", "minus"]
 CANDIDATES: tuple[Choice, ...] = get_args(Choice)  # w, w + delta, w - delta: the order of the three in a tensor
-LossFunction = Callable[[Tensor, Tensor], Any]  # (outputs (B, classes), targets (B,)) -> one number
+LossFunction = Callable[[Any, Tensor], Any]  # (outputs, targets (B, ...)) -> one number, for a mini-batch
 Decide = Callable[[Tensor], Tensor]  # the three losses (3,) -> the place () of the chosen one
 Settings = TypeVar("Settings")
 BELOW_1 = math.nextafter(1, 0)
@@ -329,7 +329,7 @@ class Sweep:
         """
         settings = self.settings
         scale = settings.sigma_scale * annealing(self.cycle, settings) * (1 if settings.level == "weight" else 0.1)
-        parameters = dict(self.model.named_parameters())
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for visits in self.held:
             rows = draw_batch(self.size, settings.batch_size, generator)
             proposals = propose_all(visits, parameters, self.sigmas, scale, settings.distribution, generator)
@@ -521,15 +521,18 @@ def candidate_losses(proposal: Proposal, loss: Callable[[], Tensor], opposite: b
 
 
 def as_loss(number: Any, device: torch.device) -> Tensor:
-    """What a loss function gave, as a tensor (), float64."""
-    return torch.as_tensor(number, dtype=torch.float64, device=device).reshape(())
+    """What a loss function gave, as a tensor (), float64. Raises ValueError where that is not one number."""
+    loss = torch.as_tensor(number, dtype=torch.float64, device=device)
+    if loss.numel() != 1:
+        raise ValueError(f'it gives {loss.numel()} numbers: take their mean, reduction="mean" in torch\'s losses')
+    return loss.reshape(())
 
 
 def square_norms(proposals: list[Proposal], model: nn.Module) -> Tensor:
     """|W|^2 for each candidate (P, 3), float64; W: the weights of convolutions and linear layers (§4.4)."""
-    decayed = {
-        f"{name}.weight".lstrip("."): module.weight.detach().double()
-        for name, module in model.named_modules()
+    decayed = {  # by their place in memory, each once: they may have several names
+        module.weight.data_ptr(): module.weight.detach().double()
+        for module in model.modules()
         if isinstance(module, _ConvNd | nn.Linear)
     }
     (values, *_) = proposals[0].candidates.values()
@@ -537,7 +540,7 @@ def square_norms(proposals: list[Proposal], model: nn.Module) -> Tensor:
     found = norms.expand(len(proposals), 3).clone()
     for norm, proposal in zip(found, proposals, strict=True):
         for name, values in proposal.candidates.items():
-            if name in decayed:
+            if proposal.weights[name].untyped_storage().data_ptr() in decayed:
                 squares = values.double().square().reshape(3, -1).sum(1)
                 norm += squares - squares[0]
     return found
@@ -674,11 +677,7 @@ class CachedEvaluator(PlainEvaluator):
     def _agrees(self, x: Tensor, rows: slice) -> bool:
         """Whether some of the first rows give the same when they are run without the others."""
         values = self.run_up_to_layer(x)
-        tolerance = torch.finfo(x.dtype).eps ** 0.5
-        return all(
-            torch.allclose(value[rows], values[node], rtol=tolerance, atol=tolerance, equal_nan=True)
-            for node, value in self.few.items()
-        )
+        return all(_are_close(value[rows], values[node]) for node, value in self.few.items())
 
     def entering(self, rows: Tensor) -> Values:
         """What enters the searched layer, for these rows."""
@@ -722,6 +721,12 @@ class CachedEvaluator(PlainEvaluator):
         memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
         whole = sum(value[0].nbytes for value in self.few.values()) * len(self.data.x_train)
         return whole < min(memory / 4, CACHE)
+
+
+def _are_close(value: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same, up to rounding."""
+    tolerance = torch.finfo(value.dtype).eps ** 0.5 if value.is_floating_point() else 0
+    return torch.allclose(value, other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _is_per_row(value: Any, count: int) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,13 +18,14 @@ from torch.nn.modules.conv import _ConvNd
 from tqdm.auto import tqdm
 
 from rso_lab.checkpoint import Checkpoints, State, identify
-from rso_lab.cost import StepCosts, forward_cost
-from rso_lab.data import Data, usable_device
+from rso_lab.counts import StepCosts, forward_cost
+from rso_lab.data import Data, usable_device, usable_seed
 from rso_lab.descent import Stepper, Task, batches_of, descend
 from rso_lab.fused import kernels
 from rso_lab.graph import Network
 from rso_lab.history import History, Record, machine, versions
 from rso_lab.incremental import IncrementalEvaluator
+from rso_lab.judge import measured, refuse_unfit
 from rso_lab.on_device import OnDeviceEvaluator
 from rso_lab.parallel import layer_search
 from rso_lab.ranks import ALONE, Ranks
@@ -38,7 +38,6 @@ from rso_lab.rso import (
     LossFunction,
     PlainEvaluator,
     Step,
-    as_loss,
     batch_size_in,
     initial_sigmas,
     search,
@@ -64,8 +63,6 @@ def _incremental(network: Network, data: Data, loss: LossFunction, ranks: Ranks 
     return (IncrementalEvaluator if compiled else OnDeviceEvaluator)(network, data, loss, ranks)
 
 
-SEEDS = 2**32  # that there are: torch's generator on the CPU keeps 32 bits of a seed
-
 EVALUATORS: dict[str, Callable[..., Evaluator]] = {
     "auto": _incremental,
     "plain": PlainEvaluator,
@@ -83,6 +80,7 @@ def fit(
     evaluator: str = "auto",
     device: str | torch.device | None = None,
     loss: LossFunction = F.cross_entropy,
+    metric: LossFunction | None = None,
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
     ranks: Ranks = ALONE,
@@ -95,9 +93,11 @@ def fit(
     for it, so that all methods but RSO see the same mini-batches at the same seed.
 
     `evaluator` is "plain", "cached", "incremental" or "auto", the fastest on the device; it is RSO's. `device` is where
-    the data are unless given; `loss(outputs, targets)` gives one number for outputs (B, classes) and targets (B,), for
-    RSO, ES and GA differentiable or not; a loss of your own may take outputs (B, 1) or (B,), the logit of class 1 of
-    two.
+    the data are unless given; `loss(outputs, targets)` gives one number for what the network puts out and targets
+    (B, ...), for RSO, ES and GA differentiable or not. Where the targets are labels, accuracy is that of outputs
+    (B, classes), or of the logit of class 1 of two, (B, 1) or (B,): of the first tensor where there are several. With
+    other targets or outputs, `metric(outputs, targets)` is the number to look at: it is taken, as accuracy is, of all
+    test and of all training images after each cycle.
 
     Then the model is in eval mode and its batch norms hold the training set's statistics, also after an interrupt or an
     error. A frozen one (it comes in eval mode, its gamma and beta with requires_grad=False) keeps what it has.
@@ -114,7 +114,7 @@ def fit(
     Raises ValueError or TypeError for what cannot be searched, before anything is drawn, and for checkpoints of
     another run; FloatingPointError when the loss is not finite; RanksError when another rank has ended.
     """
-    options: dict[str, Any] = {"evaluator": evaluator, "device": device, "loss": loss}
+    options: dict[str, Any] = {"evaluator": evaluator, "device": device, "loss": loss, "metric": metric}
     options |= {"checkpoint": checkpoint, "resume": resume, "ranks": ranks}
     growing = histories(model, data, method, seed=seed, **options)
     return deque(growing, maxlen=1).pop()
@@ -126,7 +126,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
         raise TypeError("steps() keeps no checkpoints: use run() or fit()")
     if not isinstance(method, RSO):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
-    job = _prepare(model, data, method, seed, **options)
+    job = prepare(model, data, method, seed, **options)
     assert isinstance(job.method, RSO)
     assert job.evaluator is not None
     way = layer_search(job.method.parallel, job.ranks)
@@ -134,7 +134,7 @@ def steps(model: nn.Module, data: Data, method: RSO, *, seed: int, **options: An
     return _undisturbed(found, job)
 
 
-def _undisturbed(events: Iterator[Any], job: "_Job") -> Iterator[Any]:
+def _undisturbed(events: Iterator[Any], job: "Job") -> Iterator[Any]:
     """The events. Whatever the caller has set meanwhile, each module goes on in the mode, train or eval, it was in."""
     with contextlib.closing(events):  # type: ignore[type-var]
         _refuse_autocast(job.method, job.data)
@@ -156,7 +156,7 @@ def run(model: nn.Module, data: Data, method: Method, *, seed: int, **options: A
 
     Options and errors as for `fit`; a run that is resumed yields what comes after the checkpoint.
     """
-    job = _prepare(model, data, method, seed, **options)
+    job = prepare(model, data, method, seed, **options)
     return _undisturbed((event for event in _events(job) if isinstance(event, Record)), job)
 
 
@@ -164,7 +164,7 @@ def histories(
     model: nn.Module, data: Data, method: Method, *, seed: int, command: str = "", **options: Any
 ) -> Iterator[History]:
     """Train, and yield the history so far after each cycle, with a progress bar. Options and errors as for `fit`."""
-    job = _prepare(model, data, method, seed, **options)
+    job = prepare(model, data, method, seed, **options)
     return _undisturbed(_grow(job, command), job)
 
 
@@ -182,7 +182,7 @@ class _Progress:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """Everything that a run needs, checked."""
 
     network: Network
@@ -193,6 +193,7 @@ class _Job:
     evaluator: Evaluator | None  # RSO's
     generator: torch.Generator
     loss: LossFunction
+    metric: LossFunction | None = None
     stepper: Stepper | None = None  # the other methods'
     checkpoints: Checkpoints | None = None
     ranks: Ranks = ALONE
@@ -213,7 +214,8 @@ class _Job:
             "test_images": len(self.data.x_test),
             "parameters": parameters,
             "evaluator": self.computed_by,
-            "loss": getattr(self.loss, "__name__", type(self.loss).__name__),
+            "loss": _name_of(self.loss),
+            **({"metric": _name_of(self.metric)} if self.metric else {}),
         }
 
     @property
@@ -251,7 +253,19 @@ class _Job:
         )
 
     def go_on_from(self, state: State) -> None:
-        """Take over everything from a state."""
+        """Take over everything from a state. Raises an error of some kind for one that is not of this run."""
+        last = self.method.cycles if isinstance(self.method, RSO) else self.method.epochs
+        counted = [counts for counts in state.choices.values() if min(counts.values(), default=0) > 0]
+        if not (
+            state.sigmas.keys() == self.sigmas.keys()
+            and set(state.stale) <= set(self.network.batch_norms)
+            and 1 <= state.cycle == len(state.records) + 1 <= last + 1
+            and state.choices.keys() <= {"all", *(layer.name for layer in self.network.layers)}
+            and len(counted) == len(state.choices)
+            and set().union(*counted) <= set(CANDIDATES)
+            and min(state.sweeps, state.evaluations, state.multiply_adds, state.seconds) >= 0
+        ):
+            raise ValueError("its parts do not go together")
         self.network.module.load_state_dict(state.weights)
         self.network.stale.clear()
         self.network.stale |= set(state.stale)
@@ -261,13 +275,14 @@ class _Job:
         self.generator.set_state(state.generator)
         progress = self.progress
         progress.cycle, progress.sweeps = state.cycle, state.sweeps
+        progress.choices.clear()
         progress.choices.update({name: Counter(counts) for name, counts in state.choices.items()})
         progress.evaluations, progress.multiply_adds = state.evaluations, state.multiply_adds
         progress.seconds = state.seconds
-        progress.records += [Record(**record) for record in state.records]
+        progress.records[:] = [Record(**record) for record in state.records]
 
 
-def _prepare(
+def prepare(
     model: nn.Module,
     data: Data,
     method: Method,
@@ -275,19 +290,23 @@ def _prepare(
     evaluator: str = "auto",
     device: str | torch.device | None = None,
     loss: LossFunction = F.cross_entropy,
+    metric: LossFunction | None = None,
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
     ranks: Ranks = ALONE,
-) -> _Job:
+) -> Job:
+    """Everything checked, and nothing drawn yet. Arguments and errors as for `fit`."""
     if not isinstance(data, Data):
-        raise TypeError(f"data is a {type(data).__name__}: expected rso_lab.Data, from load or Data.from_arrays")
+        raise TypeError(
+            f"data is a {type(data).__name__}: expected rso_lab.Data, from load, "
+            "Data.from_arrays(x_train, y_train, x_test, y_test) or, of data sets, Data.from_dataset(train, test)"
+        )
     if not isinstance(method, Method):
         raise TypeError(f"method is a {type(method).__name__}: expected settings such as rso_lab.RSO(...)")
-    seed = seed.item() if isinstance(seed, np.integer) else seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 to {SEEDS - 1}")
-    if isinstance(loss, type):
-        raise TypeError(f"loss is the class {loss.__name__}: pass an instance of it, {loss.__name__}()")
+    seed = usable_seed(seed)
+    for what, function in (("loss", loss), ("metric", metric)):
+        if isinstance(function, type):
+            raise TypeError(f"{what} is the class {function.__name__}: pass an instance of it, {function.__name__}()")
     if evaluator not in tuple(EVALUATORS):
         raise ValueError(f"evaluator is {evaluator!r}: expected {' or '.join(map(repr, EVALUATORS))}")
     kind = type(method).__name__
@@ -318,45 +337,27 @@ def _prepare(
         raise ValueError("a layer is named 'all', which in a record is the whole network: give it another name")
     if isinstance(method, RSO) and method.weight_decay:
         _refuse_undecayable(network.module)
-    with torch.no_grad():
-        outputs = network.outputs(data.x_train[:2])
-    last = network.layers[-1].name
-    few = len(data.x_train[:2])
-    one_logit = data.classes == 2 and loss is not F.cross_entropy and outputs.shape in ((few, 1), (few,))
-    if not one_logit and (outputs.dim() != 2 or outputs.shape[1] < data.classes):
-        raise ValueError(
-            f"the outputs, from layer {last!r}, have shape {tuple(outputs.shape)}: expected (B, {data.classes})"
-        )
-    slopes = not isinstance(method, RSO) and method.uses_gradient
-    try:
-        with torch.set_grad_enabled(slopes):
-            number = loss(outputs.requires_grad_(slopes), data.y_train[:2])
-        as_loss(number, outputs.device)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        what = f"outputs of shape {tuple(outputs.shape)} and whole numbers as targets"
-        raise ValueError(
-            f"loss(outputs, targets) must give one number for a mini-batch, of {what} ({error})"
-        ) from error
-    if slopes and not getattr(number, "requires_grad", False):
-        raise ValueError(
-            f"loss(outputs, targets) gives a number without a gradient: {kind} needs one, ES and RSO do not"
-        )
+    refuse_unfit(network, data, loss, metric, None if isinstance(method, RSO) or not method.uses_gradient else kind)
     generator = torch.Generator().manual_seed(seed)
     given = [*model.state_dict().values(), data.x_train, data.y_train]
     if isinstance(method, RSO):
         sigmas = initial_sigmas(network, method)
         of_batch = ALONE if method.parallel else ranks  # who shares each mini-batch
         made = EVALUATORS[evaluator](network, data, loss, of_batch)
-        job = _Job(network, sigmas, data, method, seed, made, generator, loss, ranks=ranks)
+        job = Job(network, sigmas, data, method, seed, made, generator, loss, metric, ranks=ranks)
     else:
         stepper = stepper_for(method, network, data, seed, loss, ranks)
-        job = _Job(network, {}, data, method, seed, None, generator, loss, stepper, ranks=ranks)
+        job = Job(network, {}, data, method, seed, None, generator, loss, metric, stepper, ranks=ranks)
     ranks.refuse_to_disagree(given, "network, data or settings", (seed, method, job.computed_by))
     if checkpoint is None:
         return job
     checkpoints = Checkpoints(checkpoint, identify(job.settings, seed, model, data))
     _resume(job, checkpoints, resume)
     return replace(job, checkpoints=checkpoints)
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def stepper_for(
@@ -389,7 +390,7 @@ def _refuse_unshareable(method: Method, data: Data, loss: LossFunction, ranks: R
         raise ValueError("the loss of a mini-batch that ranks share has to be the mean over its images: cross_entropy")
 
 
-def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
+def _resume(job: Job, checkpoints: Checkpoints, wanted: bool) -> None:
     """Go on from the newest checkpoint, if there is one. Raises ValueError for one of another run or not wanted."""
     if checkpoints.exist() and not wanted:
         raise ValueError(
@@ -404,7 +405,13 @@ def _resume(job: _Job, checkpoints: Checkpoints, wanted: bool) -> None:
     if state is None:
         said.append(f"{checkpoints.folder} has no checkpoint: the run starts from the beginning")
     else:
-        job.go_on_from(state)
+        before = job.state({})
+        try:
+            job.go_on_from(state)
+        except Exception as error:  # torch lets through whatever it meets in the states of others
+            job.go_on_from(before)
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{checkpoints.folder} holds a state that is not of this run ({reason})") from error
     for line in said if job.ranks.rank == 0 else ():
         print(line)
 
@@ -417,7 +424,7 @@ def _read_state(checkpoints: Checkpoints) -> tuple[State | None, list[str], str]
         return None, [], str(error)
 
 
-def _events(job: _Job) -> Iterator[Step | Record]:
+def _events(job: Job) -> Iterator[Step | Record]:
     """Every step; after a layer sweep and after a cycle, its record."""
     try:
         if isinstance(job.method, RSO):
@@ -430,7 +437,7 @@ def _events(job: _Job) -> Iterator[Step | Record]:
             job.checkpoints.write()
 
 
-def _epochs(job: _Job, method: Descent) -> Iterator[Record]:
+def _epochs(job: Job, method: Descent) -> Iterator[Record]:
     """What is left of the epochs."""
     assert job.stepper is not None
     stepper, progress, network = job.stepper, job.progress, job.network
@@ -447,7 +454,7 @@ def _epochs(job: _Job, method: Descent) -> Iterator[Record]:
             ended = Record(
                 cycle=progress.cycle,
                 layer=None,
-                **_measured(job),
+                **measured(job.network, job.data, job.loss, job.metric),
                 kept={},
                 accepted={},
                 updates=steps_made // stepper.period,
@@ -467,7 +474,7 @@ def _epochs(job: _Job, method: Descent) -> Iterator[Record]:
         network.refresh_statistics(job.data.x_train)
 
 
-def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
+def _cycle(job: Job, method: RSO) -> Iterator[Step | Record]:
     """What is left of the cycle that is under way."""
     assert job.evaluator is not None
     evaluator = job.evaluator.name
@@ -521,7 +528,7 @@ def _cycle(job: _Job, method: RSO) -> Iterator[Step | Record]:
     if unread:
         _read(unread, progress.choices)
     job.ranks.refuse_to_disagree(list(job.network.module.parameters()), f"the weights after cycle {progress.cycle}")
-    ended = record(None, progress.choices, **_measured(job))
+    ended = record(None, progress.choices, **measured(job.network, job.data, job.loss, job.metric))
     progress.records.append(ended)
     progress.cycle, progress.sweeps = progress.cycle + 1, 0
     progress.seconds = ended.seconds
@@ -545,24 +552,7 @@ def _read(unread: list[tuple[str | None, Tensor, Tensor]], choices: dict[str, Co
     return sum(chosen_losses) / len(chosen_losses)
 
 
-def _measured(job: _Job) -> dict[str, Any]:
-    test_accuracy, _ = _measure(job, job.data.x_test, job.data.y_test)
-    train_accuracy, loss = _measure(job, job.data.x_train, job.data.y_train)
-    weights = [parameter for parameter in job.network.module.parameters() if parameter.dim() > 1]
-    nonzero = sum(int(weight.count_nonzero()) for weight in weights)
-    return {"loss": loss, "test_accuracy": test_accuracy, "train_accuracy": train_accuracy, "nonzero": nonzero}
-
-
-@torch.no_grad()
-def _measure(job: _Job, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Accuracy and loss on all of x (N, ...)."""
-    outputs = job.network.outputs(x)
-    one_logit = outputs.numel() == len(y)  # of class 1
-    found = (outputs.flatten() > 0).long() if one_logit else outputs.argmax(dim=1)
-    return int((found == y).sum()) / len(y), float(job.loss(outputs, y))
-
-
-def _grow(job: _Job, command: str) -> Iterator[History]:
+def _grow(job: Job, command: str) -> Iterator[History]:
     method = job.method
     settings = job.settings
     if isinstance(method, RSO):
@@ -574,7 +564,7 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
     here = machine(job.data.x_train.device) + (f", ranks: {job.ranks.count}" if job.ranks.count > 1 else "")
     history = History(settings, job.seed, versions(), here, command)
     history.cycles += job.progress.records
-    latest = {"loss": "-", "accuracy": "-"}
+    latest = {"loss": "-"}
     # disable=None: no bar where the output is no terminal. Without a console there is no sys.stderr.
     with tqdm(
         total=total,
@@ -596,7 +586,10 @@ def _grow(job: _Job, command: str) -> Iterator[History]:
                 bar.update(event.evaluations - bar.n)
             latest["loss"] = f"{event.loss:.3f}"
             if event.layer is None:
-                latest["accuracy"] = f"{event.test_accuracy:.1%}"
+                if event.test_accuracy is not None:
+                    latest["accuracy"] = f"{event.test_accuracy:.1%}"
+                if event.test_metric is not None:
+                    latest["metric"] = f"{event.test_metric:.3g}"
                 history.cycles.append(event)
             bar.set_postfix(latest, refresh=False)
             if event.layer is None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -174,6 +175,18 @@ def test_a_gpu_that_is_not_there_is_one_sentence_with_the_remedy(digits, call):
         call(linear(), digits, rso.RSO(1, 10), seed=0, device="cuda")
 
 
+@pytest.mark.parametrize("seed", [-1, 1.0, True, None, "0", 2**32, 2**32 + 5])
+def test_a_seed_that_would_be_another_ones_is_refused_wherever_one_is_taken(digits, seed):
+    model = linear()
+    for take in (
+        lambda: rso.models.build("one_conv", digits, seed),
+        lambda: rso.models.he_init_(model, seed),
+        lambda: rso.RSOptimizer(model.named_parameters(), seed=seed),
+    ):
+        with pytest.raises(ValueError, match=f"seed is {seed!r}: expected a whole number from 0 to 4294967295"):
+            take()
+
+
 # Networks
 
 
@@ -204,14 +217,6 @@ def hook(model):
     model[0].register_forward_hook(lambda module, inputs, output: 3 * output)
 
 
-def tie(model):
-    model.second.weight = model.first.weight
-
-
-def two_layers(forward):
-    return Network(forward, first=nn.Linear(64, 64), second=nn.Linear(64, 64), fc=nn.Linear(64, 10))
-
-
 def dropping(**options):
     return Network(lambda x, self: F.dropout(self.fc(x), training=self.training, **options), fc=nn.Linear(64, 10))
 
@@ -219,6 +224,28 @@ def dropping(**options):
 def integer_parameter(model):
     counter = nn.Parameter(torch.zeros(3, dtype=torch.long), requires_grad=False)
     model.register_parameter("counter", counter)
+
+
+class Holder(nn.ModuleList):
+    """Layers that nothing calls."""
+
+
+WRAPPED = {
+    "compiled": (lambda: torch.compile(linear()), "OptimizedModule: pass the module inside, model._orig_mod"),
+    "compiled within": (lambda: nn.Sequential(torch.compile(linear())), "the module inside, model.0._orig_mod"),
+    "parallel": (lambda: nn.DataParallel(linear()), "into DataParallel: pass the module inside, model.module"),
+    "scripted": (lambda: torch.jit.script(linear()), "pass the Python module that it was made from"),
+    "scripted by example": (lambda: torch.jit.trace(linear(), torch.zeros(2, 64)), "that it was made from"),
+    "exported": (lambda: torch.export.export(linear(), (torch.zeros(2, 1, 8, 8),)).module(), "that it was made from"),
+    "without a forward": (lambda: Holder([linear()]), "Holder has no forward: pass a network that can be called"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(("build", "message"), WRAPPED.values(), ids=WRAPPED)
+def test_a_wrapped_network_says_what_to_hand_over(digits, build, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        rso.fit(build(), digits, rso.RSO(1, 10), seed=0)
 
 
 NETWORKS = {
@@ -282,16 +309,6 @@ NETWORKS = {
         lambda: changed(linear(), integer_parameter),
         TypeError,
         "'counter' has dtype torch.int64",
-    ),
-    "tied parameters": (
-        lambda: changed(two_layers(lambda x, self: self.fc(self.second(self.first(x)))), tie),
-        ValueError,
-        r"'second\.weight' and 'first\.weight' are tied",
-    ),
-    "a module called twice": (
-        lambda: two_layers(lambda x, self: self.fc(self.first(self.first(x)))),
-        ValueError,
-        "module 'first' is called twice",
     ),
     "a forward that looks at the data": (
         lambda: Network(lambda x, self: self.fc(x) if x.sum() > 0 else x, fc=nn.Linear(64, 10)),

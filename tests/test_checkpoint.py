@@ -319,3 +319,40 @@ def test_bfloat16_goes_on_as_if_it_had_not_been_cut_off(digits, tmp_path):
         pass
     rso.fit(halves, small, rso.RSO(2, 20), seed=0, checkpoint=tmp_path, resume=True)
     assert all(torch.equal(value, halves.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+WRONG = {  # fields of a state, and what somebody has put there
+    "weights": ({}, {"9.weight": torch.zeros(3)}, None, "all"),
+    "stale": (["nothing"], [1], None),
+    "sigmas": ({}, {"9.weight": "wide"}, [0.1]),
+    "descent": ([], None),
+    "generator": (torch.zeros(3), torch.zeros(5056), "state", torch.zeros(5056, dtype=torch.uint8)),
+    "cycle": (0, 2, 99, "two", 1.5, True, -1),
+    "sweeps": (-1, "one", None),
+    "choices": ({"all": {}}, {"all": {"up": 3}}, {"other": {"keep": 1}}, {"all": {"keep": -2}}, {"all": 3}),
+    "evaluations": (-1, "many", None),
+    "multiply_adds": (-1, "many", 0.5),
+    "seconds": (-1.0, "long"),
+    "records": ([{}], [{"cycle": 1}], [1], "none", [dict.fromkeys(["cycle", "layer"], 1)]),
+    "identity": ([], "mine"),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_wrong_fields_are_refused_before_anything_is_touched(digits, tmp_path, capsys, field, value):
+    """With the right checksum, as somebody's who wrote the file on purpose."""
+    cut_off(digits, tmp_path, 2)
+    (tmp_path / "previous.pt").unlink(missing_ok=True)
+    state = torch.load(io.BytesIO((tmp_path / "latest.pt").read_bytes()[32:]), weights_only=True)
+    content = io.BytesIO()
+    torch.save(state | {field: value}, content)
+    (tmp_path / "latest.pt").write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
+    model = small_network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    refused = ""
+    try:
+        rso.run(model, digits, METHOD, seed=3, checkpoint=tmp_path, resume=True).close()
+    except ValueError as error:
+        refused = str(error)
+    assert "holds a state that is not of this run" in refused or "holds something else" in capsys.readouterr().out
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

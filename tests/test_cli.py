@@ -129,7 +129,9 @@ def test_every_setting_of_the_other_methods_is_a_flag_that_reaches_the_run(kind,
 def test_help_is_in_groups_most_used_first(capsys):
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    assert all(f"python -m rso_lab {command}" in overview for command in ("doctor", "demo", "train", "plot", "data"))
+    assert all(
+        f"python -m rso_lab {command}" in overview for command in ("doctor", "demo", "train", "cost", "plot", "data")
+    )
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     groups = ["what to train", "what to keep", "how to search", "how to compute it"]
@@ -292,6 +294,24 @@ def test_plot_refuses_a_damaged_file(content, arguments, said, tmp_path, capsys)
     _, error = failure(capsys)
     assert said in error
     assert not (tmp_path / "run.png").exists()
+
+
+def test_cost_tells_what_training_counts(tmp_path, capsys):
+    assert main(["cost", "--cycles", "2", "--batch-size", "20", "--batch-every", "layer"]) == 0
+    told = capsys.readouterr().out
+    assert main(["train", "--cycles", "2", "--batch-size", "20", "--batch-every", "layer", "--out", "run.json"]) == 0
+    first = rso.History.load("run.json").cycles[0]
+    assert re.search(rf"one cycle +{re.escape(format(first.multiply_adds, '.2e'))} ", told)
+    assert re.search(r"^2 cycles, incremental: about .* on this machine$", told, re.MULTILINE)
+    assert main(["cost", "--batch-size", "5000"]) == 2
+    assert "batch_size is 5000: expected at most 1437" in capsys.readouterr().err
+
+
+def test_plot_of_a_run_that_is_not_there_is_a_sentence(tmp_path, capsys):
+    for path, reason in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert main(["plot", str(path)]) == 1
+        said = f"rso_lab: {path} cannot be read ({reason}): name what train --out wrote\n"
+        assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(("out", "said"), [("missing/run.png", "missing/run.png"), ("run.docx", "docx")])

@@ -1,13 +1,17 @@
 """Counted multiply-adds: the paper's and the design's figures, and a small network counted by hand."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import rso_lab as rso
-from rso_lab.cost import StepCosts, forward_cost, layer_costs
+from rso_lab import estimate
+from rso_lab.counts import StepCosts, forward_cost, layer_costs
 from rso_lab.graph import Network
 from rso_lab.incremental import IncrementalEvaluator
+from rso_lab.rso import PlainEvaluator
 
 
 def cycle(name, shape, evaluator):
@@ -104,3 +108,54 @@ def test_the_network_is_counted_as_often_as_it_is_run(digits, monkeypatch, paral
         cost = costs.costs[step.layer]
         counted += (costs.of(step) - 30 * 2 * cost.candidate) // (30 * cost.batch)
     assert counted == len(runs)
+
+
+# Before a run
+
+PLANNED = [
+    rso.RSO(2, 30),
+    rso.RSO(2, 30, batch_every="neuron", opposite=False),
+    rso.RSO(2, 30, batch_every="neuron", order="input", parallel="neuron"),
+    rso.RSO(2, 30, batch_every="layer", layer_order="input_first", parallel="layer"),
+    rso.RSO(2, 30, level="layer"),
+    rso.SGD(2, 40, 0.1),
+    rso.ES(2, 40, 0.1),
+    rso.GA(2, 40),
+]
+
+
+@pytest.mark.parametrize("method", PLANNED, ids=str)
+def test_what_is_told_before_a_run_is_what_the_run_counts(digits, method, monkeypatch):
+    monkeypatch.setattr(estimate, "TRIAL", 0.0)
+    model = rso.models.build("one_conv", digits)
+    before = copy.deepcopy(model.state_dict())
+    chance = torch.get_rng_state()
+    told = rso.cost(model, digits, method)
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert told.seconds > 0
+    first = next(record for record in rso.run(model, digits, method, seed=0) if record.layer is None)
+    assert told.multiply_adds == first.multiply_adds
+    assert f"2 {told.unit}s, {told.evaluator}: about " in str(told)
+
+
+@pytest.mark.parametrize("trial", [50, 100_000])
+@pytest.mark.parametrize("batch_every", ["weight", "neuron", "layer"])
+def test_seconds_of_a_sweep_follow_from_its_first_steps(digits, monkeypatch, batch_every, trial):
+    """By a clock that goes on by 1000 for a sweep, 10 for a mini-batch and 1 for a proposal."""
+    clock = [0.0]
+    for name, ticks in (("begin_sweep", 1000), ("begin_batch", 10), ("losses", 1)):
+        own = getattr(PlainEvaluator, name)
+
+        def counting(self, *given, own=own, ticks=ticks):
+            clock[0] += ticks
+            return own(self, *given)
+
+        monkeypatch.setattr(PlainEvaluator, name, counting)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(estimate, "TRIAL", trial)
+    model = rso.models.build("one_conv", digits)
+    told = rso.cost(model, digits, rso.RSO(1, 30, batch_every=batch_every), evaluator="plain")
+    batches = {"weight": (650, 40), "neuron": (10, 4), "layer": (1, 1)}[batch_every]
+    expected = [1000 + 10 * count + size for count, size in zip(batches, (650, 40), strict=True)]
+    assert [part.seconds for part in told.parts[:2]] == pytest.approx(expected)

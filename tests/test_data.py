@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, FakeData
+from torchvision.transforms import ToTensor
 
 import rso_lab as rso
 from rso_lab.data import find
@@ -547,3 +548,82 @@ def test_arrays_that_torch_does_not_take_as_they_are():
             rso.Data.from_arrays(**good | {"y_train": labels})
     with pytest.raises(ValueError, match="train_test_split gives"):
         rso.Data.from_arrays(good["x_train"], good["x_test"], good["y_train"], good["y_test"])
+
+
+# From data sets
+
+
+class Squares(torch.utils.data.Dataset):
+    """Images that are made when they are asked for."""
+
+    def __init__(self, count, make=lambda i: (torch.full((1, 2, 2), float(i)), i % 3)):
+        self.count, self.make = count, make
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        return self.make(i)
+
+
+KINDS = {
+    "tensors": (torch.utils.data.TensorDataset(X6, Y6), X6, Y6),
+    "made on demand": (Squares(6), torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 2, 2), torch.arange(6) % 3),
+    "a part": (torch.utils.data.Subset(Squares(9), [2, 1, 5]), torch.tensor([2.0, 1, 5]).view(3, 1, 1, 1), [2, 1, 2]),
+    "arrays of numpy": (
+        Squares(3, lambda i: (np.full((2,), i / 2), np.int64(i))),
+        [[0, 0], [0.5, 0.5], [1, 1]],
+        [0, 1, 2],
+    ),
+    "numbers to predict": (Squares(2, lambda i: (torch.ones(3), i / 2)), torch.ones(2, 3), [0.0, 0.5]),
+    "words": (Squares(3, lambda i: (torch.tensor([i, 7]), torch.tensor(i))), [[0, 7], [1, 7], [2, 7]], [0, 1, 2]),
+    "pairs in a list": ([(torch.zeros(2), 0), (torch.ones(2), 1)], [[0, 0], [1, 1]], [0, 1]),
+}
+
+
+@pytest.mark.parametrize(("dataset", "x", "y"), KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_data_set_is_read_item_by_item(dataset, x, y, loads):
+    given = torch.utils.data.DataLoader(dataset, batch_size=2, shuffle=True) if loads else dataset
+    data = rso.Data.from_dataset(given, dataset)
+    for found_x, found_y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
+        torch.testing.assert_close(found_x, torch.as_tensor(x).expand_as(found_x), check_dtype=False)
+        torch.testing.assert_close(found_y, torch.as_tensor(y), check_dtype=False)
+
+
+def test_a_data_set_of_pictures_says_which_transform_it_needs():
+    pictures = FakeData(size=5, image_size=(3, 4, 4), num_classes=3)
+    with pytest.raises(TypeError, match=r"item 0 of train is a picture: .* transform=torchvision.transforms.ToTensor"):
+        rso.Data.from_dataset(pictures, pictures)
+    pictures.transform = ToTensor()
+    data = rso.Data.from_dataset(pictures, pictures, name="fake")
+    assert data.name == "fake"
+    assert torch.equal(data.x_train, torch.stack([x for x, _ in pictures]))
+
+
+WITHOUT = {
+    "arrays": (X6, TypeError, "item 0 of train is a Tensor: expected a pair"),
+    "a pair of arrays": ((X6, Y6), TypeError, r"train is a tuple: expected a data set .*Data\.from_arrays"),
+    "a stream": (iter([1]), TypeError, "train is a list_iterator: expected a data set with a length"),
+    "dictionaries": (Squares(2, lambda i: {"x": 1}), TypeError, "item 0 of train is a dict: expected a pair"),
+    "images alone": (Squares(2, lambda i: X6[i]), TypeError, "item 0 of train is a Tensor: expected a pair"),
+    "three parts": (Squares(2, lambda i: (1, 2, 3)), TypeError, "item 0 of train is a tuple: expected a pair"),
+    "strings": (Squares(2, lambda i: ("a", 1)), ValueError, "item 0 of train is no array of numbers"),
+    "sizes that differ": (
+        Squares(3, lambda i: (torch.zeros(2 + i // 2), 0)),
+        ValueError,
+        r"item 2 of train has shape \(3,\) and dtype .* item 0 \(2,\)",
+    ),
+    "nothing": (Squares(0), ValueError, "train has no items"),
+    "more than there is memory": (
+        Squares(2**50),
+        ValueError,
+        r"train takes 27,021,597,764,222,976 bytes, and .* are free: torch\.utils\.data\.Subset",
+    ),
+}
+
+
+@pytest.mark.parametrize(("dataset", "error", "said"), WITHOUT.values(), ids=WITHOUT)
+def test_a_data_set_that_cannot_be_read_is_explained(dataset, error, said):
+    with pytest.raises(error, match=said):
+        rso.Data.from_dataset(dataset, Squares(3))

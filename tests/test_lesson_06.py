@@ -11,7 +11,7 @@ from torch import nn
 
 import rso_lab as rso
 from rso_lab import plots, widgets
-from rso_lab.cost import layer_costs
+from rso_lab.counts import layer_costs
 from rso_lab.graph import Network
 from rso_lab.lessons import check, cost
 from rso_lab.rso import searched_layers

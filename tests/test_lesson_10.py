@@ -167,8 +167,8 @@ class Two(nn.Module):
 
 
 def tied():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    model[3].weight = model[1].weight
+    model = nn.Sequential(FLAT, nn.Linear(64, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 10))
+    model[4].weight = model[2].weight
     return model
 
 
@@ -195,12 +195,12 @@ MISTAKES = {
     "a tuple": (Two, "puts out a tuple"),
     "dropout": (nets(FLAT, nn.Dropout(0.5), nn.Linear(64, 10)), "module '1' drops activations out"),
     "a branch": (Branches, "cannot trace Branches"),
-    "tied": (tied, "are tied"),
     "too large": (nets(FLAT, nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), "4,810 weights"),
     "stopped within": (nets(FLAT, nn.Linear(64, 10), nn.Unflatten(1, (3, 4))), "It stopped in or behind Linear"),
     "no layer reached": (nets(nn.Unflatten(1, (3, 4)), nn.Linear(4, 10)), "It stopped with"),
 }
 RIGHT = {
+    "tied": tied,
     "one layer": nets(FLAT, nn.Linear(64, 10)),
     "the solution": nets(FLAT, nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)),
     "a convolution": nets(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), FLAT, nn.Linear(64, 10)),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rso_lab import experiments, rso
-from rso_lab.cost import descent_cost, layer_costs
+from rso_lab.counts import descent_cost, layer_costs
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from rso_lab import experiments
-from rso_lab.cost import forward_cost, layer_costs
+from rso_lab.counts import forward_cost, layer_costs
 from rso_lab.data import Data
 from rso_lab.graph import Layer, Network, Values
 from rso_lab.lessons.answers import advise, ask, number_of

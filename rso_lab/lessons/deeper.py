@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from rso_lab import cost, data, experiments, plots
+from rso_lab import counts, data, experiments, plots
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History
@@ -39,20 +39,20 @@ class Price(NamedTuple):
 
 @functools.cache
 def network_price(depth: str) -> Price:
-    """Counted for "depth3", "depth5" or "depth10". Losses are counted as the kit does: see `cost.layer_costs`."""
+    """Counted for "depth3", "depth5" or "depth10". Losses are counted as the kit does: see `counts.layer_costs`."""
     example = Data.from_arrays(COLOUR, [0, 9], COLOUR, [0, 9])
     network = Network(build(depth, example), COLOUR)
     layers = searched_layers(network, RSO(1, 1))
     cycle = {}
     for how in HOW:
-        costs = cost.layer_costs(network, COLOUR, RSO(1, 1), how.partition(",")[0])
+        costs = counts.layer_costs(network, COLOUR, RSO(1, 1), how.partition(",")[0])
         whole = 0
         for layer in layers:
             of_one, once = costs[layer.name]
             batches = len(next(iter(layer.parameters.values()))) if "held" in how else layer.size
             whole += layer.size * of_one * (2 if once else 3) + batches * once
         cycle[how] = whole
-    return Price(sum(layer.size for layer in layers), cost.forward_cost(network, COLOUR), cycle)
+    return Price(sum(layer.size for layer in layers), counts.forward_cost(network, COLOUR), cycle)
 
 
 def network_prices() -> None:

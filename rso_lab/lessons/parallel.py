@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rso_lab import cost, experiments, rso
+from rso_lab import counts, experiments, rso
 from rso_lab.data import Data
 from rso_lab.graph import Network
 from rso_lab.history import History
@@ -281,7 +281,7 @@ def measured_work() -> Work:
     settings = rso.RSO(1, 1000)
     x = torch.zeros(2, 1, 8, 8)
     network = Network(build("paper_cnn", Data.from_arrays(x, torch.tensor([0, 9]), x, torch.tensor([0, 9]))), x)
-    costs = cost.layer_costs(network, x, settings, "incremental")
+    costs = counts.layer_costs(network, x, settings, "incremental")
     layers = rso.searched_layers(network, settings)
     convolutions = [layer for layer in reversed(layers) if isinstance(layer.module, torch.nn.Conv2d)]
     work = {layer.name: layer.size * costs[layer.name].candidate for layer in convolutions}

@@ -23,7 +23,7 @@ class Initialisation(Pictured):
 
     def __init__(self, data: Data, depth: int = 8):
         self.x = data.x_train[:500]
-        self.model = stack(depth, self.x[0].numel(), classes=data.classes)
+        self.model = stack(depth, self.x[0].numel(), classes=data.classes or 1)
         self.first = [weight.detach().clone() for weight in self.model.parameters() if weight.dim() > 1]
         self.figure = Figure(figsize=(7, 2.9), layout="constrained")
         self.axes = self.figure.subplots(1, 2)

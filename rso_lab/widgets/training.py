@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from rso_lab import plots
-from rso_lab.cost import StepCosts
+from rso_lab.counts import StepCosts
 from rso_lab.data import Data
 from rso_lab.descent import batches_of, descend
 from rso_lab.experiments import held_out
