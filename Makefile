@@ -60,12 +60,14 @@ $(VENV)/kit: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable .
 	$(QUIET_LAB)
+	-$(PY) -m rso_lab doctor
 	@touch $@
 
 $(VENV)/dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --editable ".[dev]"
 	$(QUIET_LAB)
+	-$(PY) -m rso_lab doctor
 	@touch $@ $(VENV)/kit
 
 $(VENV)/browser: $(VENV)/dev

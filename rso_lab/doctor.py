@@ -115,6 +115,8 @@ def _package(name: str, wanted: str) -> Finding:
         return Finding("fault", f"{name} is not installed in this environment", fix)
     if not SpecifierSet(wanted).contains(found, prereleases=True):
         return Finding("fault", f"{name} {found} is installed, but {wanted} is needed", fix)
+    if name == "jupyterlab":
+        return Finding("ok", f"{name} {found}")  # the server's business, and a second and a half to import
     try:
         importlib.import_module({"scikit-learn": "sklearn"}.get(name, name))
     except Exception as error:  # a torchvision built for another torch raises RuntimeError, a missing library OSError
@@ -156,17 +158,20 @@ def _device() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    """The fast evaluator's loops: compiled here the first time, for some ten seconds, and not behind a click."""
+    """The fast evaluator's loops: compiled here the first time, and not behind a click."""
     from rso_lab.data import load
     from rso_lab.fused import kernels
     from rso_lab.models import build
     from rso_lab.rso import RSO
+    from rso_lab.straight import are_compiled
     from rso_lab.train import steps
 
     data = load("digits")
+    if kernels is not None and not are_compiled():
+        print("Compiling the fast evaluator's loops, once: this takes about half a minute ...", flush=True)
     try:
-        # A change of the first layer passes through all that there is.
-        next(steps(build("paper_cnn", data), data, RSO(1, 100, layer_order="input_first"), seed=0))
+        for order in ("input_first", "output_first"):  # loops for the layers before the last one, and for that
+            next(steps(build("paper_cnn", data), data, RSO(1, 100, layer_order=order), seed=0))
     except Exception as error:
         text = f"the fast evaluator's loops cannot be compiled ({type(error).__name__}: {error})"
         yield Finding("fault", text, f"{INSTALL} --force-reinstall numba")

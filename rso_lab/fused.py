@@ -1,6 +1,5 @@
 """What of a path the compiled kernels take over, and how they are called. Without numba, nothing: torch does it all."""
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +49,8 @@ def _fused(part: Part, parts: list[Part], path: Path, examples: Values, behind_c
     if not known or isinstance(module.padding, str) or module.out_channels % kernels.VECTOR:
         return part
     if splits and behind_change:
-        always = all(enters(part, spans) for spans in path.spans)
+        entering = [spans[part.source] for spans in path.spans if enters(part, spans)]
+        always = len(entering) == len(path.spans) and all(span.stop - span.start == 1 for span in entering if span)
         return replace(part, kind="enter", prologue=_prologue(part, parts, path)) if always else part
     if channels % kernels.VECTOR:
         return part
@@ -64,7 +64,7 @@ def _prologue(part: Part, parts: list[Part], path: Path, pooling: bool = True) -
     found: list[Part] = []
     before = {other.node: other for other in parts if other.stage == part.stage and other is not path.origin}
     node = part.source
-    kinds = [_is_pool_2x2] if pooling else []
+    kinds = [is_pool_2x2] if pooling else []
     for fits_kind in (*kinds, is_relu, _is_batch_norm):
         other = before.get(node)
         entered = part.kind == "mix" and node is part.source and node in path.split
@@ -75,7 +75,8 @@ def _prologue(part: Part, parts: list[Part], path: Path, pooling: bool = True) -
     return tuple(found)
 
 
-def _is_pool_2x2(part: Part) -> bool:
+def is_pool_2x2(part: Part) -> bool:
+    """Whether a part is a pooling of 2x2 pixels, each in one of them."""
     module: Any = part.module
     if isinstance(module, nn.AvgPool2d):
         exact = module.divisor_override is None
@@ -170,102 +171,6 @@ class Kernels:
         return scale.astype(x.dtype), offset.astype(x.dtype)
 
 
-def chain_length(moving: list[Part]) -> int:
-    """How many of the first parts behind a change a Chain takes; 0 where it cannot."""
-    kinds = [part.kind for part in moving]
-    if "pool" not in kinds or not isinstance(moving[0].module, nn.Conv2d):
-        return 0
-    count = kinds.index("pool") + 1
-    fits = kinds[1:2] == ["enter"] and set(kinds[2 : count - 1]) <= {"convolve"}
-    in_a_row = all(_first(b).source is a.node for a, b in itertools.pairwise(moving[:count]))
-    unseen = all(len(part.node.users) == 1 for part in moving[2 : count - 1])
-    return count if fits and in_a_row and unseen else 0
-
-
-class Chain:
-    """The way of a change from a searched convolution to the mean over all pixels, in one call.
-
-    Two candidates side by side, part by part, wait for the interpreter longer than a small mini-batch computes.
-    """
-
-    def __init__(self, parts: list[Part], examples: Values):
-        self.origin, self.enter, *links = parts
-        self.pool = links[-1]
-        self.norm = _norm(self.enter)
-        weights = [_weight_and_bias(part.module) for part in links[:-1]]
-        self.numbers = np.concatenate([n.reshape(-1) for pair in weights for n in pair] or [np.zeros(0, np.float32)])
-        norms = [_norm(part) for part in links]
-        self.norms = np.concatenate(norms)
-        self.links = np.zeros(len(links), kernels.LINK)
-        self.largest = 0
-        at, at_norm = 0, 0
-        for link, part, norm in zip(self.links, links, norms, strict=True):
-            link["kind"], link["norm"], link["norm_end"] = _code(part), at_norm, at_norm + len(norm)
-            at_norm += len(norm)
-            if part.kind == "convolve":
-                module: Any = part.module
-                channels, height, width = shape = examples[part.node].shape[1:]
-                at_bias = at + module.weight.numel()
-                places = at, at_bias, *module.kernel_size, height, width, channels, *module.stride, *module.padding
-                for name, number in zip(kernels.FIELDS[3:], places, strict=True):
-                    link[name] = number
-                at = at_bias + channels
-                self.largest = max(self.largest, shape.numel())
-
-    def run(
-        self,
-        z: Tensor,
-        x: Tensor,
-        change: Change,
-        out: Tensor,
-        before: Tensor,
-        after: Tensor,
-        w: Array,
-        kept: Tensor,
-        entered: Tensor,
-    ) -> Tensor:
-        """What the pool puts out (B, C, 1, 1). The rest: as `step` and `Kernels.enter`; w: the entering weight."""
-        channel, _, *place = change.index
-        layer, into = self.origin.module, self.enter.module
-        first = first_input(layer, 0, place[0]), first_input(layer, 1, place[1])
-        norm = self.norm[[channel, len(self.norm) // 2 + channel, -1]] if len(self.norm) else self.norm
-        pooled = z.new_empty((len(z), entered.shape[1] if len(self.links) == 1 else self.links[-2]["channels"]))
-        kernels.chain(
-            z.numpy(),
-            x.numpy(),
-            change.step,
-            layer.stride,
-            first,
-            out.numpy(),
-            norm,
-            _code(self.enter),
-            before.numpy(),
-            after.numpy(),
-            w,
-            into.stride,
-            into.padding,
-            _last(kept),
-            _last(entered),
-            self.links,
-            self.numbers.astype(pooled.numpy().dtype, copy=False),
-            self.norms,
-            np.empty((2, len(z) * self.largest), pooled.numpy().dtype),
-            pooled.numpy(),
-        )
-        return pooled[:, :, None, None]
-
-
-def _first(part: Part) -> Part:
-    return (*part.prologue, part)[0]
-
-
-def _norm(part: Part) -> Array:
-    """Gamma, beta and eps of the batch norm that a part begins with, float64; nothing where it begins without."""
-    if not _is_batch_norm(_first(part)):
-        return np.zeros(0)
-    return np.concatenate([*gamma_and_beta(_first(part).module), [_first(part).module.eps]])
-
-
 def gamma_and_beta(norm: Any) -> tuple[Array, Array]:
     """Of a batch norm (C,), float64."""
     if not norm.affine:
@@ -304,6 +209,6 @@ def _moments(found: tuple[Array, Array], out: Tensor) -> Moments:
 
 def _code(part: Part) -> int:
     """The prologue's number, as the kernels have it."""
-    pools = [other.module for other in part.prologue if _is_pool_2x2(other)]
+    pools = [other.module for other in part.prologue if is_pool_2x2(other)]
     kind = 0 if not pools else 2 if isinstance(pools[0], nn.AvgPool2d) else 4
     return kind + any(is_relu(other) for other in part.prologue)

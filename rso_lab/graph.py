@@ -181,8 +181,8 @@ def _combine(moments: Sequence[Moments]) -> Moments:
 
 def scale_and_offset(mean: Array, variance: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array]:
     """What a batch norm multiplies by and then adds (C,), float64."""
-    # A variance that is not finite: of numbers too large to be squared, and of no loss that could win.
-    scale = np.where(np.isfinite(variance), gamma / np.sqrt(variance + eps), np.nan)
+    # NaN where the variance is not finite: of numbers too large to be squared, and of no loss that could win.
+    scale = gamma / np.sqrt(variance + eps) + 0 * variance
     return scale, beta - mean * scale
 
 

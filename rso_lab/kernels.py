@@ -63,7 +63,7 @@ def _tell_once(message: str) -> None:
     warnings.warn(message, stacklevel=3)
 
 
-def _compiled(function: Callable) -> Callable:
+def compiled(function: Callable) -> Any:
     """The function, to be compiled at its first call, and kept where there is a folder for it with room."""
     made: Any = njit(function, cache=kept, **_options)
     keep = made._cache.save_overload
@@ -80,25 +80,7 @@ def _compiled(function: Callable) -> Callable:
 
 _INDEX = ir.IntType(64)
 _written: Any = intrinsic  # of another type than numba says: a call leaves out the first argument, `typing`
-FIELDS = [
-    "kind",
-    "norm",
-    "norm_end",
-    "weight",
-    "bias",
-    "rows",
-    "columns",
-    "height",
-    "width",
-    "channels",
-    "down",
-    "right",
-    "top",
-    "left",
-]
-# A convolution of a chain: its prologue; where in the chain's numbers the norm before it, its weights and its bias lie;
-# rows and columns of its kernel; the shape that it puts out; stride and padding.
-LINK = np.dtype([(name, np.int64) for name in FIELDS])
+MEAN = 6  # of the kinds of what comes before a convolution: the mean over all pixels; one more: with ReLU
 
 
 class _Vectors:
@@ -308,7 +290,7 @@ def _sum(power: int) -> Callable:
 _add_up, _add_up_squares = (_sum(power) for power in (1, 2))
 
 
-@_compiled
+@compiled
 def _lines(
     lines: int,
     pixels: int,
@@ -349,7 +331,7 @@ def _lines(
         first += size
 
 
-@_compiled
+@compiled
 def _convolve(
     x: np.ndarray,
     shape: tuple[int, int, int, int],
@@ -407,14 +389,13 @@ def _convolve(
                 )
 
 
-@_compiled
+@compiled
 def _prepare(
     x: np.ndarray,
     scale: np.ndarray,
     offset: np.ndarray,
     kind: int,
     out: np.ndarray,
-    at_out: int,
     by: tuple[int, int, int],
 ) -> None:
     """Batch norm, ReLU and pooling of x (H, W, C), C a multiple of VECTOR.
@@ -429,10 +410,10 @@ def _prepare(
         for block in range(channels // VECTOR):
             channel = block * VECTOR
             at_x = side * row * width * channels + channel
-            _prologue(kind, x, at_x, scale, offset, channel, out, at_out + row * by[0] + block * by[2], sizes)
+            _prologue(kind, x, at_x, scale, offset, channel, out, row * by[0] + block * by[2], sizes)
 
 
-@_compiled
+@compiled
 def _distances(shape: tuple[int, int, int, int], together: bool) -> tuple[int, int, int, int]:
     """How far it is from image to image, row to row, pixel to pixel and VECTOR channels to the next, for `_convolve`.
 
@@ -445,7 +426,7 @@ def _distances(shape: tuple[int, int, int, int], together: bool) -> tuple[int, i
     return height * width * channels, width * depth, depth, height * width * depth
 
 
-@_compiled
+@compiled
 def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray, room: np.ndarray) -> None:
     """Merge the moments of some images x (N, H, W, C) with `mean` and `squares` (C,) of `done` others (Chan et al.)."""
     count, channels = len(x), x.shape[3]
@@ -463,20 +444,39 @@ def _add_moments(x: np.ndarray, done: int, mean: np.ndarray, squares: np.ndarray
         squares[c] += room[1, c] + gap * gap * (pixels * done / (done + count))
 
 
-@_compiled
+@compiled
+def copy(x: np.ndarray, out: np.ndarray) -> None:
+    """Copy an image (H, W). numba compiles `out[:] = x` for seconds."""
+    for row in range(x.shape[0]):
+        for column in range(x.shape[1]):
+            out[row, column] = x[row, column]
+
+
+@compiled
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of x (N, H, W, C), per channel: mean, and sum of squares about it, as `convolve` and `enter` return them."""
+    mean, squares = np.zeros(x.shape[3]), np.zeros(x.shape[3])
+    room = np.zeros((2, x.shape[3]), x.dtype)
+    some = _at_once(x)
+    for first in range(0, len(x), some):
+        _add_moments(x[first : first + some], first, mean, squares, room)
+    return mean, squares
+
+
+@compiled
 def _at_once(x: np.ndarray) -> int:
     """How many images of x (N, ...) have their moments taken at once: as many as stay in the first-level cache."""
     some = max(1, 4096 // (x.size // len(x)))
     return some - some % 14 if some > 14 else some  # as many as may be computed at once
 
 
-@_compiled
+@compiled
 def _is_small(x: np.ndarray) -> bool:
     """Whether images (N, H, W, C) are convolved together: what their padding costs is more than what is close by."""
     return x.shape[1] * x.shape[2] <= 16
 
 
-@_compiled
+@compiled
 def convolve(
     x: np.ndarray,
     scale: np.ndarray,
@@ -506,13 +506,13 @@ def convolve(
         last = min(first + some, len(x))
         for n in range(first, last):
             at = (n - first) * by[0] + top * by[1] + left * by[2]
-            _prepare(x[n], scale, offset, kind, ready, at, by[1:])
+            _prepare(x[n], scale, offset, kind, ready[at:], by[1:])
         _convolve(ready, shape, together, w, stride, padding, bias.reshape(1, 1, 1, -1), out[first:last])
         _add_moments(out[first:last], first, mean, squares, room)
     return mean, squares
 
 
-@_compiled
+@compiled
 def enter(
     x: np.ndarray,
     scale: float,
@@ -535,18 +535,14 @@ def enter(
     some = _at_once(out)
     together = _is_small(out)
     (top, left), padding = ((0, 0), padding) if together else (padding, (0, 0))
-    shape = (some, height + 2 * top, width + 2 * left, 1)
+    shape = (some, height + 2 * top, width + 2 * left, x.shape[1])  # 1: a constant would have all compiled anew
     by = _distances(shape, together)
     change = np.zeros(shape, x.dtype).reshape(-1)
     mean, squares = np.zeros(out.shape[3]), np.zeros(out.shape[3])
-    tall = 1 if kind >= 2 and x.shape[2] % 2 == 1 else some  # images below each other, unless pooling would mix them
-    room, plane = np.zeros((2, out.shape[3]), x.dtype), np.zeros((tall * x.shape[2], x.shape[3]), x.dtype)
+    room = np.zeros((2, out.shape[3]), x.dtype)
     for first in range(0, len(x), some):
         last = min(first + some, len(x))
-        for top_one in range(first, last, tall):
-            ours = x[top_one : min(top_one + tall, last)].reshape(-1, x.shape[3])
-            theirs = after[top_one : min(top_one + tall, last)].reshape(-1, width)
-            _prepare_plane(ours, x.dtype.type(scale), x.dtype.type(offset), kind, plane[: len(ours)], theirs)
+        prepare_planes(x[first:last], scale, offset, kind, after[first:last])
         for n in range(first, last):
             for row in range(height):
                 at = (n - first) * by[0] + (top + row) * by[1] + left * by[2]
@@ -557,16 +553,35 @@ def enter(
     return mean, squares
 
 
-@_compiled
+@compiled
+def prepare_planes(x: np.ndarray, scale: float, offset: float, kind: int, out: np.ndarray) -> None:
+    """Batch norm, ReLU and pooling of one channel x (N, 1, H, W), into out (N, 1, H', W')."""
+    apart = 2 <= kind < MEAN and x.shape[2] % 2 == 1  # else images lie below each other: pooling does not mix them
+    some = 1 if apart else min(len(x), _at_once(x))
+    room = np.zeros((some * x.shape[2], x.shape[3]), x.dtype)
+    for first in range(0, len(x), some):
+        ours = x[first : first + some].reshape(-1, x.shape[3])
+        theirs = out[first : first + some].reshape(-1, out.shape[3])
+        _prepare_plane(ours, x.dtype.type(scale), x.dtype.type(offset), kind, room[: len(ours)], theirs)
+
+
+@compiled
 def _prepare_plane(x: np.ndarray, scale: float, offset: float, kind: int, room: np.ndarray, out: np.ndarray) -> None:
-    """Batch norm, ReLU and pooling of one channel x (H, W), into out."""
+    """The same of planes (H, W) below each other."""
     lowest = x.dtype.type(0 if kind % 2 == 1 else -np.inf)
     normal = out if kind < 2 else room
     flat, normal_flat = x.reshape(-1), normal.reshape(-1)
     for k in range(len(flat)):
         value = flat[k] * scale + offset
         normal_flat[k] = lowest if value < lowest else value  # a NaN is not below 0
-    if kind >= 2:
+    if kind >= MEAN:
+        size = len(flat) // out.size
+        for n in range(len(out)):
+            total = 0.0
+            for k in range(n * size, (n + 1) * size):
+                total += normal_flat[k]
+            out[n, 0] = total / size
+    elif kind >= 2:
         for row in range(out.shape[0]):
             for column in range(out.shape[1]):
                 a, b = normal[2 * row, 2 * column], normal[2 * row, 2 * column + 1]
@@ -579,24 +594,25 @@ def _prepare_plane(x: np.ndarray, scale: float, offset: float, kind: int, room: 
                     out[row, column] = ab if ab >= cd or ab != ab else cd
 
 
-@_compiled
+@compiled
 def pool(x: np.ndarray, scale: np.ndarray, offset: np.ndarray, kind: int, out: np.ndarray) -> None:
     """Batch norm, ReLU (kind 1) and the mean over all pixels of x (N, H, W, C), into out (N, C)."""
-    ready = np.zeros(x.shape[1:], x.dtype)
+    ready = np.zeros(x[0].size, x.dtype)
     pixels = x.shape[1] * x.shape[2]
+    by = (x.shape[2] * x.shape[3], x.shape[3], min(x.shape[3], VECTOR))
     for n in range(len(x)):
-        _prepare(x[n], scale, offset, kind, ready, 0, (x.shape[2] * x.shape[3], x.shape[3], VECTOR))
+        _prepare(x[n], scale, offset, kind, ready, by)
         for c in range(0, x.shape[3], VECTOR):
             _add_up(ready, c, pixels, x.shape[3], scale, out[n], c)
         for c in range(x.shape[3]):
             out[n, c] /= pixels
 
 
-scale_and_offset = _compiled(graph.scale_and_offset)  # other last bits than numpy's: b - m * s as one instruction
+scale_and_offset = compiled(graph.scale_and_offset)  # other last bits than numpy's: b - m * s as one instruction
 
 
-@_compiled
-def _normalised(mean: np.ndarray, squares: np.ndarray, count: int, norm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@compiled
+def normalised(mean: np.ndarray, squares: np.ndarray, count: int, norm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scale and offset (C,) of a batch norm, from the moments of what it takes; norm: gamma, beta, eps, or nothing."""
     channels = len(mean)
     if len(norm) == 0:
@@ -604,59 +620,7 @@ def _normalised(mean: np.ndarray, squares: np.ndarray, count: int, norm: np.ndar
     return scale_and_offset(mean, squares / count, norm[:channels], norm[channels:-1], norm[-1])
 
 
-@_compiled
-def chain(
-    z: np.ndarray,
-    x: np.ndarray,
-    delta: float,
-    stride: tuple[int, int],
-    first: tuple[int, int],
-    out: np.ndarray,
-    norm: np.ndarray,
-    kind: int,
-    before: np.ndarray,
-    after: np.ndarray,
-    w: np.ndarray,
-    enter_stride: tuple[int, int],
-    enter_padding: tuple[int, int],
-    kept: np.ndarray,
-    entered: np.ndarray,
-    links: np.ndarray,
-    numbers: np.ndarray,
-    norms: np.ndarray,
-    rooms: np.ndarray,
-    pooled: np.ndarray,
-) -> None:
-    """The way of a change in one call: `step`, `enter`, `convolve` for each of the links, and `pool`.
-
-    norm: gamma, beta and eps of the batch norm before `enter`, or nothing. links (L,), LINK: the convolutions, and then
-    the pool. numbers: their weights and biases; norms: gamma, beta and eps of the batch norms before them. rooms
-    (2, ...): where the convolutions put out, in turn. The rest: as in those four.
-    """
-    mean, squares = step(z, x, delta, stride, first, out)
-    scale, offset = _normalised(mean, squares, out.size, norm)
-    mean, squares = enter(out, scale[0], offset[0], kind, before, after, w, enter_stride, enter_padding, kept, entered)
-    current = entered
-    count = len(x)
-    for number in range(len(links)):
-        link = links[number]
-        inputs = current.shape[3]
-        norm_before = norms[link.norm : link.norm_end]
-        scale64, offset64 = _normalised(mean, squares, current.size // inputs, norm_before)
-        scale_now, offset_now = scale64.astype(x.dtype), offset64.astype(x.dtype)
-        if number == len(links) - 1:
-            pool(current, scale_now, offset_now, link.kind, pooled)
-        else:
-            weight = numbers[link.weight : link.bias].reshape(link.rows, link.columns, inputs, link.channels)
-            bias = numbers[link.bias : link.bias + link.channels]
-            target = rooms[number % 2, : count * link.height * link.width * link.channels]
-            images = target.reshape(count, link.height, link.width, link.channels)
-            by, padding = (link.down, link.right), (link.top, link.left)
-            mean, squares = convolve(current, scale_now, offset_now, link.kind, weight, bias, by, padding, images)
-            current = images
-
-
-@_compiled
+@compiled
 def _flat_moments(flat: np.ndarray, room: np.ndarray) -> tuple[float, float]:
     """Mean of some numbers, and sum of squares about it."""
     lines = len(flat) // VECTOR
@@ -674,7 +638,7 @@ def _flat_moments(flat: np.ndarray, room: np.ndarray) -> tuple[float, float]:
     return mean, squares
 
 
-@_compiled
+@compiled
 def step(
     z: np.ndarray,
     x: np.ndarray,

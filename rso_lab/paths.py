@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from rso_lab.graph import Layer, Network, Values
+from rso_lab.rso import Proposal
 from rso_lab.visits import Index
 
 Span = slice | None  # of channels or features, dimension 1; None: all of them
@@ -46,6 +47,13 @@ class Change:
     parameter: str  # "weight" or "bias"
     index: Index
     step: float
+
+
+def change_of(proposal: Proposal, candidate: int) -> Change:
+    """What a candidate (its place in CANDIDATES) does to the one weight of a proposal."""
+    ((name, values),) = proposal.candidates.items()
+    keep, moved = values[[0, candidate]].tolist()
+    return Change(name.rpartition(".")[2], proposal.index, moved - keep)  # exact: of what the weight would become
 
 
 @dataclass(frozen=True)

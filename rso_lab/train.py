@@ -138,11 +138,13 @@ def _undisturbed(events: Iterator[Any], job: "Job") -> Iterator[Any]:
     """The events. Whatever the caller has set meanwhile, each module goes on in the mode, train or eval, it was in."""
     with contextlib.closing(events):  # type: ignore[type-var]
         _refuse_autocast(job.method, job.data)
+        modules = list(job.network.module.modules())
         for event in events:
-            modes = [(module, module.training) for module in job.network.module.modules()]
+            modes = [module.training for module in modules]
             yield event
-            for module, training in modes:
-                module.training = training
+            for module, training in zip(modules, modes, strict=True):
+                if module.training != training:  # to set it takes long
+                    module.training = training
             _refuse_autocast(job.method, job.data)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import rso_lab as rso
-from rso_lab import incremental, kernels, train
+from rso_lab import incremental, kernels, stages, straight, train
 from rso_lab.graph import Network
 from rso_lab.incremental import IncrementalEvaluator
 from rso_lab.on_device import OnDeviceEvaluator
@@ -735,6 +735,10 @@ WIDE = {
         (1, 6, 6),
         lambda: stack(frozen(16), nn.ReLU(), conv3(16, 16), *norm_relu(), conv3(16, 16), frozen(16), nn.ReLU(), GLOBAL),
     ),
+    "a group of channels enters": (
+        (2, 6, 6),
+        lambda: flat(nn.BatchNorm2d(2), nn.Conv2d(2, 32, 1, groups=2), nn.ReLU(), conv3(32, 16), *norm_relu(), GLOBAL),
+    ),
     "rows are mixed": (
         (1, 6, 6),
         joined(lambda self, x: (lambda y: self.b(F.relu(y - y.mean(0))))(self.bn(self.a(x)))),
@@ -743,13 +747,21 @@ WIDE = {
 
 ALWAYS, SMALL = {"COMPILED": -1}, {"PIECE_BYTES": 4096}
 TORCH = {"COMPILED": NEVER}
-WAYS = {"kernels": ALWAYS, "kernels in pieces": ALWAYS | SMALL, "torch": TORCH, "torch in pieces": TORCH | SMALL}
+WAYS = {
+    "straight": {},
+    "kernels": ALWAYS,
+    "kernels in pieces": ALWAYS | SMALL,
+    "torch": TORCH,
+    "torch in pieces": TORCH | SMALL,
+}
 
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     for name, value in WAYS[request.param].items():
-        monkeypatch.setattr(incremental, name, value)
+        monkeypatch.setattr(stages, name, value)
+    if request.param != "straight":
+        monkeypatch.setattr(straight, "ONE_PIECE", 0)
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -799,7 +811,7 @@ def test_threads_change_nothing_at_all(monkeypatch, threads, name):
 @pytest.mark.parametrize("name", [*NETWORKS, *WIDE])
 def test_float32_replay(monkeypatch, name):
     """The plain choice is forced, so that a near-tie cannot cascade."""
-    monkeypatch.setattr(incremental, "COMPILED", -1)
+    monkeypatch.setattr(stages, "COMPILED", -1)
     shape, make = WIDE[name] if name in WIDE else (SHAPE, NETWORKS[name])
     data = images(shape, 22, torch.float32)
     for _, (plain, fast), choice in replay(build(make, data), data, BOTH, choose=choose, proposals=2):
@@ -1008,7 +1020,7 @@ def test_an_overflow_never_wins_and_leaves_nothing_behind(name):
 @pytest.mark.parametrize(("kernels", "count", "after"), [(-1, 1, 60), (-1, 2, 5), (NEVER, 1, 60), (NEVER, 2, 5)])
 def test_an_interrupt_leaves_the_model_valid(monkeypatch, threads, kernels, count, after):
     threads(count)
-    monkeypatch.setattr(incremental, "COMPILED", kernels)
+    monkeypatch.setattr(stages, "COMPILED", kernels)
     monkeypatch.setattr(incremental, "THREADED", -1)
     shape, make = WIDE["14 wide, 3 high"]
     data = images(shape, 22)
@@ -1098,8 +1110,9 @@ def test_random_networks_in_kernels(network, rows, piece):
     shape, model = network
     data = images(shape, rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(incremental, "COMPILED", -1)
-        patch.setattr(incremental, "PIECE_BYTES", piece)
+        patch.setattr(straight, "ONE_PIECE", 0)
+        patch.setattr(stages, "COMPILED", -1)
+        patch.setattr(stages, "PIECE_BYTES", piece)
         assert_same_losses(build(lambda: copy.deepcopy(model), data), data, proposals=2)
 
 

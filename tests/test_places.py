@@ -164,7 +164,7 @@ def test_a_full_disk_keeps_no_compiled_loop_from_running(monkeypatch):
 
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     kernels._tell_once.cache_clear()
-    doubled = kernels._compiled(lambda x: 2 * x)
+    doubled = kernels.compiled(lambda x: 2 * x)
     with pytest.warns(UserWarning, match="cannot keep compiled loops .*No space left.*: make room") as told:
         assert (doubled(21), doubled(0.5)) == (42, 1)
     assert len(told) == 1
