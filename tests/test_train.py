@@ -80,7 +80,7 @@ def test_wherever_it_stops_the_model_is_valid(digits64, end, after):
 
 def test_an_interrupt_between_steps_leaves_fresh_statistics_while_its_traceback_lives(digits64):
     model = reference.small_network()
-    growing = train._events(train._prepare(model, digits64, rso.RSO(1, 40), 0))
+    growing = train._events(train.prepare(model, digits64, rso.RSO(1, 40), 0))
     for _ in range(150):
         next(growing)
     with pytest.raises(KeyboardInterrupt) as alive:

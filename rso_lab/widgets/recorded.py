@@ -51,6 +51,6 @@ class Recorded(Pictured):
         lowest = min(record.test_accuracy or 0.0 for one in runs.values() for run in one for record in run.cycles)
         self.axes.set(ylim=(np.floor(10 * lowest) / 10, 1))  # what differs is small
         self.axes.set_title(f"{self.choice.value}: {result['command']}", fontsize="small")
-        self.axes.legend(loc="best", fontsize="small")  # where it hides no curve
+        self.axes.legend(loc="best", fontsize="small" if len(runs) <= 12 else "x-small")  # where it hides no curve
         told = ", ".join(f"{label} {share:.1%}" for label, share in last.items())
         self.image.value = image(self.figure, f"Recorded accuracy at the end, first seed: {told}.")
