@@ -163,7 +163,7 @@ class Kernels:
         return out[:, :, None, None]
 
     def affine(self, mean: Array, variance: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array]:
-        """Scale and offset (C,) of a batch norm, as the chain computes them."""
+        """Scale and offset (C,) of a batch norm, with the last bits of the compiled loops."""
         return kernels.scale_and_offset(mean, variance, gamma, beta, eps)
 
     def _affine(self, affine: tuple[Array, Array] | None, x: Array) -> tuple[Array, Array]:
